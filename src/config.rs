@@ -1,0 +1,177 @@
+//! `Config`: what is to be done, wholly resolved and checked before anything starts.
+//!
+//! The command line (and later a file) becomes these values; everything below takes them as they
+//! are and reads neither the environment nor a file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::filter::Filter;
+
+/// Where a mirror's copy stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A directory of this host.
+    Local(PathBuf),
+    /// A directory of a host reached by ssh.
+    Ssh(SshTarget),
+}
+
+/// A directory of a host reached by ssh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshTarget {
+    /// The login name, if the target names one.
+    pub user: Option<String>,
+    /// The host as the user wrote it: an alias of the ssh configuration, a name or an address.
+    pub host: String,
+    /// The port, if the target names one.
+    pub port: Option<u16>,
+    /// The directory as bytes: absolute, `~/…` (the agent's home), or relative to the login directory.
+    pub dir: Vec<u8>,
+}
+
+/// How to reach hosts by ssh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SshOptions {
+    /// `--ssh-config`: read instead of the user's and the system's ssh configuration.
+    pub config: Option<PathBuf>,
+    /// `-p`: the port, over what the target and the configuration say.
+    pub port: Option<u16>,
+    /// `-i`: identity files, tried before those of the configuration.
+    pub identities: Vec<PathBuf>,
+    /// `--ssh-command`: run this instead of speaking ssh ourselves, split into words as a shell would.
+    pub command: Option<Vec<String>>,
+    /// The home directory of the user, for `~/.ssh`.
+    pub home: Option<PathBuf>,
+    /// The login name of the user.
+    pub user: Option<String>,
+    /// The socket of the user's ssh-agent (`SSH_AUTH_SOCK`).
+    pub auth_sock: Option<PathBuf>,
+}
+
+/// Which agent runs on a host and how it gets there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentOptions {
+    /// `--agent-path`: the agent that is already on the host; nothing is copied.
+    pub path: Option<String>,
+    /// `--agent-binary`: the file to copy when the host has none.
+    pub binary: Option<PathBuf>,
+    /// This program's own file, which is an agent under another name, and beside which
+    /// `lsync-agent` is looked for.
+    pub own_binary: Option<PathBuf>,
+}
+
+/// When names that the source no longer has are deleted on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delete {
+    /// At the first mirror and live.
+    #[default]
+    Yes,
+    /// Never.
+    No,
+    /// Only by walks: the first mirror and rescans.
+    Startup,
+    /// Only live.
+    Running,
+}
+
+impl Delete {
+    /// May a walk (the first mirror, a rescan) delete?
+    #[must_use]
+    pub fn by_walk(self) -> bool {
+        matches!(self, Delete::Yes | Delete::Startup)
+    }
+
+    /// May a live change delete?
+    #[must_use]
+    pub fn live(self) -> bool {
+        matches!(self, Delete::Yes | Delete::Running)
+    }
+}
+
+/// The most names that may be deleted in a sliding minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxDelete {
+    /// So many names.
+    Names(u64),
+    /// So many percent of the names counted by the last full walk.
+    Percent(u8),
+}
+
+/// Which watcher is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatchChoice {
+    /// The best that this host and file system allow.
+    #[default]
+    Auto,
+    /// Linux' inotify, raw.
+    Inotify,
+    /// The notify crate: FSEvents and the like.
+    Notify,
+    /// No events: rescans by digest.
+    Poll,
+}
+
+/// Which attributes are carried. All that are, by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// The mode's permission bits.
+    pub perms: bool,
+    /// The owner.
+    pub owner: bool,
+    /// The group.
+    pub group: bool,
+    /// The modification time.
+    pub times: bool,
+    /// Owners by number, not by name.
+    pub numeric_ids: bool,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Attributes { perms: true, owner: true, group: true, times: true, numeric_ids: false }
+    }
+}
+
+/// One source to one target.
+#[derive(Debug, Clone)]
+pub struct MirrorConfig {
+    /// What the mirror is called in lines, status and commands.
+    pub name: String,
+    /// The source directory: absolute, symbolic links resolved.
+    pub source: PathBuf,
+    /// Where its copy stands.
+    pub target: Target,
+    /// The longest a change waits, from its first event.
+    pub delay: Duration,
+    /// When names are deleted.
+    pub delete: Delete,
+    /// The most names deleted in a minute.
+    pub max_delete: Option<MaxDelete>,
+    /// The target may be emptied.
+    pub allow_empty: bool,
+    /// Names that the rules exclude are deleted on the target too.
+    pub delete_excluded: bool,
+    /// Directories above the target are created.
+    pub mkpath: bool,
+    /// What is mirrored.
+    pub filter: Filter,
+    /// Which attributes are carried.
+    pub attributes: Attributes,
+    /// Directories on other file systems are not entered.
+    pub one_file_system: bool,
+    /// Larger files are not mirrored.
+    pub max_size: Option<u64>,
+    /// Compare by size alone, not by time.
+    pub size_only: bool,
+    /// An ack means durable.
+    pub fsync: bool,
+    /// How often the whole tree is walked; `None`: never.
+    pub rescan: Option<Duration>,
+    /// Which watcher is used.
+    pub watch: WatchChoice,
+    /// How to reach the host.
+    pub ssh: SshOptions,
+    /// Which agent runs there.
+    pub agent: AgentOptions,
+}
