@@ -64,6 +64,37 @@ pub fn check_name(name: &[u8]) -> Result<(), BadPath> {
     Ok(())
 }
 
+/// The prefix of every temporary name.
+const STAGE_PREFIX: &[u8] = b".lsync-";
+
+/// Is this a temporary name of ours: exactly `.lsync-`, 8 hex digits of the mirror, `-`, 8 hex
+/// digits of the stage? Walks and events pass over these; any other `.lsync…` is an ordinary name.
+#[must_use]
+pub fn is_stage_name(name: &[u8]) -> bool {
+    let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+    name.strip_prefix(STAGE_PREFIX).is_some_and(|rest| {
+        rest.len() == 17
+            && rest[8] == b'-'
+            && rest[..8].iter().all(hex)
+            && rest[9..].iter().all(hex)
+    })
+}
+
+/// The temporary name of a stage of a mirror.
+#[must_use]
+pub fn stage_name(mirror: u32, stage: u32) -> String {
+    format!(".lsync-{mirror:08x}-{stage:08x}")
+}
+
+/// The mirror whose temporary name this is, if it is one.
+#[must_use]
+pub fn stage_mirror(name: &[u8]) -> Option<u32> {
+    if !is_stage_name(name) {
+        return None;
+    }
+    u32::from_str_radix(std::str::from_utf8(&name[7..15]).ok()?, 16).ok()
+}
+
 impl RelPath {
     /// The root itself: the empty path.
     #[must_use]
@@ -329,10 +360,7 @@ mod tests {
         for (bad, why) in table {
             assert_eq!(RelPath::new(bad.as_bytes()), Err(*why), "{bad:?}");
         }
-        let deep = vec![b'a'; 1]
-            .into_iter()
-            .chain(b"/a".repeat(MAX_PATH / 2))
-            .collect::<Vec<_>>();
+        let deep = vec![b'a'; 1].into_iter().chain(b"/a".repeat(MAX_PATH / 2)).collect::<Vec<_>>();
         assert_eq!(RelPath::new(deep), Err(BadPath::TooLong));
         assert_eq!(path("a").join(b"b/c"), Err(BadPath::Slash));
     }
@@ -361,6 +389,22 @@ mod tests {
         assert!(!path("a").is_under(&path("a")));
         assert!(path("a").is_at_or_under(&path("a")));
         assert!(!path("a-b").is_at_or_under(&path("a")));
+    }
+
+    #[test]
+    fn only_the_exact_form_is_a_temporary_name() {
+        let name = stage_name(0xdead_beef, 7);
+        assert_eq!(name, ".lsync-deadbeef-00000007");
+        assert!(is_stage_name(name.as_bytes()));
+        assert_eq!(stage_mirror(name.as_bytes()), Some(0xdead_beef));
+        for other in [
+            ".lsync-deadbeef",
+            ".lsync-DEADBEEF-00000007",
+            ".lsync-deadbeef-000000070",
+            "lsync-deadbeef-00000007",
+        ] {
+            assert!(!is_stage_name(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

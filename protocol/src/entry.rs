@@ -1,0 +1,446 @@
+//! `Entry`: what a look or a listing saw of one path, and when two of them differ.
+//!
+//! Source and target are compared *as the target can hold them*: what a target has no way to keep
+//! (an owner without root, nanoseconds on vfat) is never a difference. [`Held`] is that common
+//! ground, computed by both ends from the same handshake, so that a directory's digest is equal
+//! exactly when there is nothing to do in it.
+
+use serde::{Deserialize, Serialize};
+
+/// A point in time as file systems keep it: seconds since 1970, and nanoseconds.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+pub struct Time {
+    /// Seconds since 1970-01-01 UTC; negative before it.
+    pub sec: i64,
+    /// Nanoseconds within the second, below 1,000,000,000.
+    pub nsec: u32,
+}
+
+impl Time {
+    /// Rounded down to what a file system of this granularity (in nanoseconds) keeps.
+    #[must_use]
+    pub fn truncated(self, granularity: u32) -> Time {
+        const SECOND: u32 = 1_000_000_000;
+        if granularity <= 1 {
+            self
+        } else if granularity <= SECOND {
+            Time { sec: self.sec, nsec: self.nsec - self.nsec % granularity }
+        } else {
+            let seconds = i64::from(granularity / SECOND);
+            Time { sec: self.sec - self.sec.rem_euclid(seconds), nsec: 0 }
+        }
+    }
+}
+
+/// What kind of thing a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl Kind {
+    /// The kind in words, for people: "a directory".
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Kind::File => "a file",
+            Kind::Dir => "a directory",
+            Kind::Symlink => "a symbolic link",
+            Kind::Fifo => "a FIFO",
+            Kind::Socket => "a socket",
+            Kind::CharDevice => "a character device",
+            Kind::BlockDevice => "a block device",
+        }
+    }
+
+    /// Is this kind carried to the target by this version?
+    #[must_use]
+    pub fn mirrored(self) -> bool {
+        matches!(self, Kind::File | Kind::Dir | Kind::Symlink)
+    }
+}
+
+/// Attributes. An absent field is not carried: the target keeps what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct Meta {
+    /// Permission bits, 0 to 0o7777. Never of a symbolic link.
+    pub mode: Option<u32>,
+    /// The owner, numbered as on the target.
+    pub uid: Option<u32>,
+    /// The group, numbered as on the target.
+    pub gid: Option<u32>,
+    /// The time of the last change of content.
+    pub mtime: Option<Time>,
+}
+
+/// What stands at one path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// Bytes of content; 0 for everything but files.
+    pub size: u64,
+    /// Where a symbolic link points, as it stands there.
+    pub link: Option<Box<[u8]>>,
+    /// Its attributes.
+    pub meta: Meta,
+    /// How many names the file has; 1 for everything but files.
+    pub nlink: u32,
+    /// Names of one file in one listing share a number above 0; 0 when it has one name.
+    pub link_group: u64,
+}
+
+/// An entry with its name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The name, one component.
+    #[serde(with = "bytes")]
+    pub name: Box<[u8]>,
+    /// What stands there.
+    pub entry: Entry,
+}
+
+/// Names travel as bytes, not as sequences of numbers.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Box<[u8]>, D::Error> {
+        <&[u8]>::deserialize(from).map(Into::into)
+    }
+}
+
+/// Which attributes the user wants carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Permission bits.
+    pub perms: bool,
+    /// Owners.
+    pub owner: bool,
+    /// Groups.
+    pub group: bool,
+    /// Modification times.
+    pub times: bool,
+}
+
+/// What a target can hold, as its agent found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    /// It may give files away (root, or `CAP_CHOWN`).
+    pub chown: bool,
+    /// Groups it may give its files without that.
+    pub groups: Vec<u32>,
+    /// The group that new files get.
+    pub own_group: u32,
+    /// The granularity of modification times, in nanoseconds.
+    pub time_granularity: u32,
+    /// Names that differ only in case are one.
+    pub folds_case: bool,
+    /// The longest name, in bytes.
+    pub name_max: u32,
+}
+
+/// Which groups can be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Groups {
+    /// Not carried.
+    None,
+    /// Any.
+    Any,
+    /// These; everything else becomes the agent's own.
+    Only { groups: Vec<u32>, own: u32 },
+}
+
+/// What of an entry counts between this source and this target: wanted by the user and possible
+/// on the target. Both ends compute it from the handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    perms: bool,
+    owner: bool,
+    groups: Groups,
+    /// Granularity in nanoseconds; `None`: times are not carried.
+    times: Option<u32>,
+}
+
+impl Held {
+    /// What counts, given what is wanted and what is possible.
+    #[must_use]
+    pub fn new(wanted: Wanted, holds: &Holds) -> Held {
+        Held {
+            perms: wanted.perms,
+            owner: wanted.owner && holds.chown,
+            groups: match (wanted.group, holds.chown) {
+                (false, _) => Groups::None,
+                (true, true) => Groups::Any,
+                (true, false) => {
+                    Groups::Only { groups: holds.groups.clone(), own: holds.own_group }
+                }
+            },
+            times: wanted.times.then_some(holds.time_granularity),
+        }
+    }
+
+    /// Are owners carried, so that names of users have to be known?
+    #[must_use]
+    pub fn owners(&self) -> bool {
+        self.owner
+    }
+
+    /// Are groups carried, so that names of groups have to be known?
+    #[must_use]
+    pub fn groups(&self) -> bool {
+        self.groups != Groups::None
+    }
+
+    /// These attributes as the target can hold them. Owners have to be the target's numbers.
+    #[must_use]
+    pub fn meta(&self, kind: Kind, meta: Meta) -> Meta {
+        Meta {
+            mode: meta.mode.filter(|_| self.perms && kind != Kind::Symlink).map(|m| m & 0o7777),
+            uid: meta.uid.filter(|_| self.owner),
+            gid: meta.gid.and_then(|gid| match &self.groups {
+                Groups::None => None,
+                Groups::Any => Some(gid),
+                Groups::Only { groups, own } => {
+                    Some(if groups.contains(&gid) { gid } else { *own })
+                }
+            }),
+            mtime: meta.mtime.and_then(|t| self.times.map(|g| t.truncated(g))),
+        }
+    }
+}
+
+impl Entry {
+    /// This entry as the target can hold it. Owners have to be the target's numbers already.
+    #[must_use]
+    pub fn as_held(&self, held: &Held) -> Entry {
+        Entry { meta: held.meta(self.kind, self.meta), ..self.clone() }
+    }
+}
+
+/// How two entries of one name differ; the first that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// Nothing to do.
+    None,
+    /// Not the same kind of thing.
+    Kind,
+    /// The content of a file differs or may differ, or a symbolic link points elsewhere.
+    Content,
+    /// Attributes only.
+    Meta,
+}
+
+/// How content is compared where it may not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quick {
+    /// By size and modification time.
+    SizeAndTime,
+    /// By size alone (`--size-only`).
+    Size,
+    /// Never taken for equal: something said that the content may have changed.
+    Never,
+}
+
+/// Compares two entries of one name, both seen by a walk and both not yet reduced to what is held.
+/// The source's owners have to be the target's numbers.
+#[must_use]
+pub fn difference(source: &Entry, target: &Entry, held: &Held, quick: Quick) -> Difference {
+    if source.kind != target.kind {
+        return Difference::Kind;
+    }
+    let (a, b) = (held.meta(source.kind, source.meta), held.meta(target.kind, target.meta));
+    match source.kind {
+        Kind::File => {
+            // Without times the quick check is still by time, as rsync's is: a file that cannot be
+            // shown to be equal is sent.
+            let same_time = || match held.times {
+                Some(_) => a.mtime == b.mtime,
+                None => source.meta.mtime == target.meta.mtime,
+            };
+            let same = source.size == target.size
+                && match quick {
+                    Quick::SizeAndTime => same_time(),
+                    Quick::Size => true,
+                    Quick::Never => false,
+                };
+            if !same {
+                return Difference::Content;
+            }
+        }
+        Kind::Symlink if source.link != target.link => return Difference::Content,
+        _ => {}
+    }
+    if a == b { Difference::None } else { Difference::Meta }
+}
+
+/// The digest of one directory's entries: 16 bytes, keyed so that nobody can prepare two
+/// directories with one digest.
+pub type Digest = [u8; 16];
+
+/// Computes a directory's digest from its entries, sorted by name, as the target can hold them.
+/// Temporary names of ours have no place in it.
+#[derive(Debug)]
+pub struct DirDigest {
+    hasher: blake3::Hasher,
+    buffer: Vec<u8>,
+}
+
+impl DirDigest {
+    /// Begins a directory.
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> DirDigest {
+        DirDigest { hasher: blake3::Hasher::new_keyed(key), buffer: Vec::with_capacity(4096) }
+    }
+
+    /// Adds the next entry in order of names.
+    pub fn add(&mut self, name: &[u8], entry: &Entry, held: &Held) {
+        let meta = held.meta(entry.kind, entry.meta);
+        let out = &mut self.buffer;
+        // Every variable part is preceded by its length, so no two listings share one encoding.
+        out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        out.extend_from_slice(name);
+        out.push(entry.kind as u8);
+        out.extend_from_slice(&entry.size.to_le_bytes());
+        let link = entry.link.as_deref().unwrap_or_default();
+        out.extend_from_slice(&(link.len() as u32).to_le_bytes());
+        out.extend_from_slice(link);
+        for field in [meta.mode, meta.uid, meta.gid] {
+            out.push(u8::from(field.is_some()));
+            out.extend_from_slice(&field.unwrap_or(0).to_le_bytes());
+        }
+        // A file's time counts even where it is not carried: see `difference`.
+        let mtime = meta.mtime.or(entry.meta.mtime.filter(|_| entry.kind == Kind::File));
+        let time = mtime.unwrap_or_default();
+        out.push(u8::from(mtime.is_some()));
+        out.extend_from_slice(&time.sec.to_le_bytes());
+        out.extend_from_slice(&time.nsec.to_le_bytes());
+        if out.len() > 3000 {
+            self.hasher.update(out);
+            out.clear();
+        }
+    }
+
+    /// The digest of all that was added.
+    #[must_use]
+    pub fn finish(mut self) -> Digest {
+        self.hasher.update(&self.buffer);
+        let mut digest = [0; 16];
+        self.hasher.finalize_xof().fill(&mut digest);
+        digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(chown: bool) -> Holds {
+        Holds {
+            chown,
+            groups: vec![100, 101],
+            own_group: 100,
+            time_granularity: 1,
+            folds_case: false,
+            name_max: 255,
+        }
+    }
+
+    const ALL: Wanted = Wanted { perms: true, owner: true, group: true, times: true };
+
+    fn file(size: u64, sec: i64, mode: u32, uid: u32, gid: u32) -> Entry {
+        Entry {
+            kind: Kind::File,
+            size,
+            link: None,
+            meta: Meta {
+                mode: Some(mode),
+                uid: Some(uid),
+                gid: Some(gid),
+                mtime: Some(Time { sec, nsec: 5 }),
+            },
+            nlink: 1,
+            link_group: 0,
+        }
+    }
+
+    #[test]
+    fn differences_are_named_by_the_first_that_applies() {
+        let held = Held::new(ALL, &holds(true));
+        let a = file(1, 1, 0o644, 0, 0);
+        let dir = Entry { kind: Kind::Dir, ..a.clone() };
+        let by = Quick::SizeAndTime;
+        let table = [
+            (a.clone(), Difference::None),
+            (dir, Difference::Kind),
+            (file(2, 1, 0o644, 0, 0), Difference::Content),
+            (file(1, 2, 0o644, 0, 0), Difference::Content),
+            (file(1, 1, 0o600, 0, 0), Difference::Meta),
+            (file(1, 1, 0o644, 7, 0), Difference::Meta),
+            (file(1, 1, 0o644, 0, 7), Difference::Meta),
+        ];
+        for (b, want) in table {
+            assert_eq!(difference(&a, &b, &held, by), want, "{b:?}");
+        }
+        assert_eq!(difference(&a, &file(1, 2, 0o644, 0, 0), &held, Quick::Size), Difference::Meta);
+        assert_eq!(difference(&a, &a, &held, Quick::Never), Difference::Content);
+    }
+
+    #[test]
+    fn what_a_target_cannot_hold_is_no_difference() {
+        let plain = Held::new(ALL, &holds(false));
+        let by = Quick::SizeAndTime;
+        // The owner cannot be kept; a foreign group becomes the agent's own.
+        let a = file(1, 1, 0o644, 0, 55);
+        assert_eq!(difference(&a, &file(1, 1, 0o644, 1000, 100), &plain, by), Difference::None);
+        assert_eq!(difference(&a, &file(1, 1, 0o644, 1000, 101), &plain, by), Difference::Meta);
+        let coarse = Held::new(ALL, &Holds { time_granularity: 2_000_000_000, ..holds(true) });
+        let b =
+            Entry { meta: Meta { mtime: Some(Time { sec: 0, nsec: 0 }), ..a.meta }, ..a.clone() };
+        assert_eq!(difference(&a, &b, &coarse, by), Difference::None);
+        let untimed = Held::new(Wanted { times: false, ..ALL }, &holds(true));
+        assert_eq!(difference(&a, &b, &untimed, by), Difference::Content, "as rsync without -t");
+    }
+
+    #[test]
+    fn equal_digests_exactly_when_nothing_differs() {
+        let held = Held::new(ALL, &holds(false));
+        let digest = |name: &[u8], entry: &Entry, key: u8| {
+            let mut digest = DirDigest::new(&[key; 32]);
+            digest.add(name, entry, &held);
+            digest.finish()
+        };
+        let a = file(1, 1, 0o644, 0, 55);
+        assert_eq!(digest(b"x", &a, 1), digest(b"x", &file(1, 1, 0o644, 1000, 100), 1));
+        assert_ne!(digest(b"x", &a, 1), digest(b"y", &a, 1));
+        assert_ne!(digest(b"x", &a, 1), digest(b"x", &a, 2));
+        assert_ne!(digest(b"x", &a, 1), digest(b"x", &file(1, 2, 0o644, 0, 55), 1));
+    }
+
+    #[test]
+    fn times_are_rounded_down_also_before_1970() {
+        let t = Time { sec: -3, nsec: 999 };
+        assert_eq!(t.truncated(1), t);
+        assert_eq!(t.truncated(100), Time { sec: -3, nsec: 900 });
+        assert_eq!(t.truncated(1_000_000_000), Time { sec: -3, nsec: 0 });
+        assert_eq!(t.truncated(2_000_000_000), Time { sec: -4, nsec: 0 });
+    }
+}

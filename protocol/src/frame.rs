@@ -1,0 +1,192 @@
+//! How a message lies on the wire: `u32 length | u8 type | u8 flags | u32 stream`, little-endian,
+//! then `length` bytes: the control part and the raw bytes behind it.
+//!
+//! The length is checked before anything is allocated. Raw bytes are never copied by a codec: the
+//! sender writes header and control part into a buffer and the raw bytes behind them, the receiver
+//! keeps the body it read and looks at its tail.
+
+use crate::message::{BadMessage, Message};
+
+/// Bytes of a frame's header.
+pub const HEADER: usize = 10;
+/// The longest control part.
+pub const CONTROL_MAX: usize = 1 << 20;
+/// The most raw bytes in one frame.
+pub const RAW_MAX: usize = 1 << 20;
+/// How much of a file one `Data` message carries: small enough that a small change waits for one
+/// of them only, large enough that its cost per byte is nothing.
+pub const PIECE: usize = 128 * 1024;
+
+/// Why bytes are not a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadFrame {
+    /// Longer than any frame may be.
+    #[error("a frame of {0} bytes, which is more than a frame may have")]
+    Length(u32),
+    /// Flags that this version does not know.
+    #[error("a frame with unknown flags {0:#04x}")]
+    Flags(u8),
+    /// The body is not a message.
+    #[error(transparent)]
+    Message(#[from] BadMessage),
+}
+
+/// A frame's header, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the body.
+    pub length: usize,
+    /// The message's type.
+    pub kind: u8,
+    /// The stream: 0, or the stage that a `Data` belongs to.
+    pub stream: u32,
+}
+
+impl Header {
+    /// Checks a header.
+    ///
+    /// # Errors
+    /// [`BadFrame`] when the length is over its bound or a flag is unknown.
+    pub fn decode(bytes: &[u8; HEADER]) -> Result<Header, BadFrame> {
+        let [a, b, c, d, kind, flags, e, f, g, h] = *bytes;
+        let length = u32::from_le_bytes([a, b, c, d]);
+        if length as usize > CONTROL_MAX + RAW_MAX {
+            return Err(BadFrame::Length(length));
+        }
+        // Bit 0 is reserved for zstd; version 1 without that capability never sets it.
+        if flags != 0 {
+            return Err(BadFrame::Flags(flags));
+        }
+        let stream = u32::from_le_bytes([e, f, g, h]);
+        Ok(Header { length: length as usize, kind, stream })
+    }
+}
+
+/// A message that came, with the body that holds its raw bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The message.
+    pub message: Message,
+    body: Vec<u8>,
+    raw_at: usize,
+}
+
+impl Frame {
+    /// Decodes a body that was read whole.
+    ///
+    /// # Errors
+    /// [`BadFrame`] when it is not a message.
+    pub fn decode(header: Header, body: Vec<u8>) -> Result<Frame, BadFrame> {
+        let (message, raw_at) = Message::decode(header.kind, &body)?;
+        if raw_at > CONTROL_MAX || body.len() - raw_at > RAW_MAX {
+            return Err(BadFrame::Length(body.len() as u32));
+        }
+        Ok(Frame { message, body, raw_at })
+    }
+
+    /// The raw bytes behind the control part.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.body[self.raw_at..]
+    }
+
+    /// Takes it apart: the message, the body, and where in the body the raw bytes begin.
+    #[must_use]
+    pub fn into_parts(self) -> (Message, Vec<u8>, usize) {
+        (self.message, self.body, self.raw_at)
+    }
+
+    /// Bytes it took on the wire.
+    #[must_use]
+    pub fn wire_size(&self) -> usize {
+        HEADER + self.body.len()
+    }
+}
+
+/// Appends a frame's header and control part to `out`. The caller appends exactly `raw` bytes, at
+/// most [`RAW_MAX`], behind them.
+pub fn encode(message: &Message, raw: usize, out: &mut Vec<u8>) {
+    debug_assert!(raw <= RAW_MAX);
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER]);
+    message.encode(out);
+    let length = (out.len() - start - HEADER + raw) as u32;
+    let stream = match message {
+        Message::Data { stage, .. } => *stage,
+        _ => 0,
+    };
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4] = message.kind();
+    out[start + 6..start + HEADER].copy_from_slice(&stream.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Kind, Meta, Time};
+    use crate::message::Op;
+    use crate::path::RelPath;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The bytes of version 1, for ever: a change here is a new version.
+    #[test]
+    fn golden_frames_of_version_1() {
+        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+        let meta = Meta {
+            mode: Some(0o644),
+            uid: None,
+            gid: Some(100),
+            mtime: Some(Time { sec: 1, nsec: 2 }),
+        };
+        let table: Vec<(Message, &[u8], &str)> = vec![
+            (Message::Ping(5), b"", "0100000007000000000005"),
+            (Message::Bye, b"", "00000000090000000000"),
+            (
+                Message::List { request: 3, dir: path("a/b"), digest: Some([9; 16]) },
+                b"",
+                "16000000010000000000\
+                 0303612f620109090909090909090909090909090909",
+            ),
+            (
+                Message::Ops {
+                    first: 300,
+                    hash: Some([0xaa; 32]),
+                    ops: vec![
+                        Op::File { path: path("f"), size: 2, meta },
+                        Op::Remove { path: path("g"), kind: Kind::Dir },
+                    ],
+                },
+                b"hi",
+                "37000000030000000000ac0201\
+                 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\
+                 02010166020\
+                 1a4030001640102020701670168\
+                 69",
+            ),
+            (Message::Data { stage: 7, offset: 128 }, b"x", "0400000005000700000007800178"),
+        ];
+        for (message, raw, want) in table {
+            let mut bytes = Vec::new();
+            encode(&message, raw.len(), &mut bytes);
+            bytes.extend_from_slice(raw);
+            assert_eq!(hex(&bytes), want, "{message:?}");
+            let header = Header::decode(bytes[..HEADER].try_into().unwrap()).unwrap();
+            assert_eq!(header.length, bytes.len() - HEADER);
+            let frame = Frame::decode(header, bytes[HEADER..].to_vec()).unwrap();
+            assert_eq!((frame.raw(), &frame.message), (raw, &message));
+        }
+    }
+
+    #[test]
+    fn lengths_and_flags_are_checked_first() {
+        let mut header = [0; HEADER];
+        header[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Header::decode(&header), Err(BadFrame::Length(u32::MAX)));
+        header[..4].copy_from_slice(&1u32.to_le_bytes());
+        header[5] = 1;
+        assert_eq!(Header::decode(&header), Err(BadFrame::Flags(1)));
+    }
+}
