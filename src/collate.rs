@@ -1,1 +1,485 @@
-//! c
+//! Collate: events and a clock become changes: which paths are dirty, when each may leave, and
+//! which names moved. Pure: time is an argument.
+//!
+//! The dirty set holds one entry a path, in the order of `RelPath`. An event marks, a rename moves
+//! the marks beneath the old name to the new one, so marks always speak of names as they are now.
+//! What a rename did to names is kept apart as ordered [`Step`]s, which leave before any mark: the
+//! target goes through the same names in the same order, so chains and swaps need no cleverness.
+//! The set is bounded: too many paths collapse into subtrees, too many subtrees into the whole tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use lsync_protocol::path::RelPath;
+
+use crate::watch::WatchEvent;
+
+/// A file that is written and not closed leaves after so much rest.
+const REST: Duration = Duration::from_millis(50);
+/// A file that is written and not closed leaves at most once in this time, and waits no longer.
+const UNCLOSED_EVERY: Duration = Duration::from_secs(1);
+/// A new file is usually written and closed at once: worth this wait, to send it once, not twice.
+const BORN: Duration = Duration::from_millis(5);
+/// The shortest time between two batches.
+const SLICE: Duration = Duration::from_millis(2);
+/// The longest time by which a large batch holds up the next.
+const SLICE_MAX: Duration = Duration::from_millis(10);
+
+/// What may differ at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks(u8);
+
+impl Marks {
+    /// Content, whatever size and time say.
+    pub const CONTENT: Marks = Marks(1);
+    /// Attributes.
+    pub const META: Marks = Marks(2);
+    /// The name itself: it came or went.
+    pub const NAME: Marks = Marks(4);
+    /// Everything beneath, compared by a walk.
+    pub const TREE: Marks = Marks(8);
+    /// With `TREE`: files beneath are sent whatever size and time say.
+    pub const WHOLE: Marks = Marks(16);
+    /// It was a directory when it was last heard of.
+    pub const DIR: Marks = Marks(32);
+
+    /// All of these marks are set.
+    #[must_use]
+    pub fn has(self, marks: Marks) -> bool {
+        self.0 & marks.0 == marks.0
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn with(self, marks: Marks) -> Marks {
+        Marks(self.0 | marks.0)
+    }
+
+    /// These without those.
+    #[must_use]
+    pub fn without(self, marks: Marks) -> Marks {
+        Marks(self.0 & !marks.0)
+    }
+}
+
+/// A dirty path.
+#[derive(Debug, Clone, Copy)]
+struct Dirty {
+    marks: Marks,
+    /// When the first of the events came that have not left yet.
+    first: Instant,
+    /// When it may leave; `None` while an operation on the path is in flight.
+    due: Option<Instant>,
+}
+
+/// What happened to names, in the order in which it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A name moved.
+    Rename {
+        /// The old name.
+        from: RelPath,
+        /// The new name.
+        to: RelPath,
+        /// It is a directory.
+        dir: bool,
+    },
+    /// A name had gone before the next rename put something else there.
+    Clear {
+        /// The name.
+        path: RelPath,
+        /// It was a directory.
+        dir: bool,
+    },
+}
+
+/// Changes that leave together: first the steps, in order, then the paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// What happened to names.
+    pub steps: Vec<Step>,
+    /// Dirty paths in their order, what may differ, and when the first event came.
+    pub paths: Vec<(RelPath, Marks, Instant)>,
+}
+
+impl Batch {
+    /// Is there nothing in it?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.paths.is_empty()
+    }
+}
+
+/// The dirty set of one mirror.
+#[derive(Debug)]
+pub struct Collate {
+    delay: Duration,
+    limit: usize,
+    dirty: BTreeMap<RelPath, Dirty>,
+    due: BTreeSet<(Instant, RelPath)>,
+    steps: Vec<Step>,
+    /// When the steps may leave.
+    steps_due: Option<Instant>,
+    /// Files that left unclosed, and when.
+    unclosed: BTreeMap<RelPath, Instant>,
+    /// No batch before this.
+    quiet_until: Option<Instant>,
+    collapsed: u64,
+}
+
+impl Collate {
+    /// A dirty set whose changes wait `delay` at most (0: leave when they rest), with at most
+    /// `limit` paths.
+    #[must_use]
+    pub fn new(delay: Duration, limit: usize) -> Collate {
+        Collate {
+            delay,
+            limit: limit.max(2),
+            dirty: BTreeMap::new(),
+            due: BTreeSet::new(),
+            steps: Vec::new(),
+            steps_due: None,
+            unclosed: BTreeMap::new(),
+            quiet_until: None,
+            collapsed: 0,
+        }
+    }
+
+    /// How many paths are dirty.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.dirty.len() + self.steps.len()
+    }
+
+    /// Is nothing dirty?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.dirty.is_empty() && self.steps.is_empty()
+    }
+
+    /// How often the set overflowed and collapsed upwards.
+    #[must_use]
+    pub fn collapsed(&self) -> u64 {
+        self.collapsed
+    }
+
+    /// Takes one event in. [`WatchEvent::Overflow`] and [`WatchEvent::RootGone`] are the mirror's
+    /// business and change nothing here.
+    pub fn note(&mut self, event: &WatchEvent, now: Instant) {
+        match event {
+            WatchEvent::Written(path) => self.mark_written(path, now),
+            WatchEvent::Closed(path) => self.mark(path, Marks::CONTENT, now),
+            WatchEvent::Appeared { path, dir: false } => {
+                let known = self.dirty.contains_key(path);
+                self.mark(path, Marks::NAME.with(Marks::CONTENT), now);
+                if !known {
+                    self.set_due(path, now + self.delay.max(BORN));
+                }
+            }
+            WatchEvent::Appeared { path, dir: true } => {
+                // It may have been moved in with old times: nothing beneath is equal by its looks.
+                let marks = Marks::NAME.with(Marks::TREE).with(Marks::WHOLE).with(Marks::DIR);
+                self.mark(path, marks, now);
+            }
+            WatchEvent::Gone { path, dir } => {
+                let marks = if *dir { Marks::NAME.with(Marks::DIR) } else { Marks::NAME };
+                self.mark(path, marks.with(Marks::CONTENT), now);
+            }
+            WatchEvent::Renamed { from, to, dir } => self.rename(from, to, *dir, now),
+            WatchEvent::Attributes(path) => self.mark(path, Marks::META, now),
+            WatchEvent::Unsure(path) => {
+                self.mark(path, Marks::NAME.with(Marks::TREE), now);
+            }
+            WatchEvent::Overflow | WatchEvent::RootGone => {}
+        }
+    }
+
+    /// Marks a path: it leaves as soon as the delay allows.
+    pub fn mark(&mut self, path: &RelPath, marks: Marks, now: Instant) {
+        self.mark_until(path, marks, now, now);
+    }
+
+    /// Marks a path that leaves at `when` (a retry), unless it is due earlier already.
+    pub fn mark_at(&mut self, path: &RelPath, marks: Marks, now: Instant, when: Instant) {
+        self.mark_until(path, marks, now, when);
+    }
+
+    fn mark_until(&mut self, path: &RelPath, marks: Marks, now: Instant, when: Instant) {
+        let due = when.max(now + self.delay);
+        match self.dirty.get_mut(path) {
+            Some(dirty) => {
+                dirty.marks = dirty.marks.with(marks);
+                let Some(old) = dirty.due else { return };
+                self.set_due(path, due.min(old));
+            }
+            None => {
+                self.dirty.insert(path.clone(), Dirty { marks, first: now, due: Some(due) });
+                self.due.insert((due, path.clone()));
+                self.collapse(now);
+            }
+        }
+    }
+
+    /// A file is being written and was not closed.
+    fn mark_written(&mut self, path: &RelPath, now: Instant) {
+        if !self.delay.is_zero() {
+            return self.mark(path, Marks::CONTENT, now);
+        }
+        let first = match self.dirty.get(path) {
+            Some(dirty) if dirty.due.is_none() => {
+                let marks = dirty.marks.with(Marks::CONTENT);
+                if let Some(dirty) = self.dirty.get_mut(path) {
+                    dirty.marks = marks;
+                }
+                return;
+            }
+            Some(dirty) => dirty.first,
+            None => now,
+        };
+        let earliest = self.unclosed.get(path).map_or(now, |&left| left + UNCLOSED_EVERY);
+        let due = (now + REST).min(first + UNCLOSED_EVERY).max(earliest);
+        match self.dirty.get_mut(path) {
+            Some(dirty) => {
+                dirty.marks = dirty.marks.with(Marks::CONTENT);
+                self.set_due(path, due);
+            }
+            None => {
+                let marks = Marks::CONTENT;
+                self.dirty.insert(path.clone(), Dirty { marks, first: now, due: Some(due) });
+                self.due.insert((due, path.clone()));
+                self.collapse(now);
+            }
+        }
+        self.unclosed.entry(path.clone()).or_insert(now.checked_sub(UNCLOSED_EVERY).unwrap_or(now));
+    }
+
+    fn set_due(&mut self, path: &RelPath, due: Instant) {
+        if let Some(dirty) = self.dirty.get_mut(path) {
+            if let Some(old) = dirty.due.replace(due) {
+                self.due.remove(&(old, path.clone()));
+            }
+            self.due.insert((due, path.clone()));
+        }
+    }
+
+    fn remove(&mut self, path: &RelPath) -> Option<Dirty> {
+        let dirty = self.dirty.remove(path)?;
+        if let Some(due) = dirty.due {
+            self.due.remove(&(due, path.clone()));
+        }
+        Some(dirty)
+    }
+
+    /// The dirty paths at or under `dir`.
+    fn under(&self, dir: &RelPath) -> Vec<RelPath> {
+        self.dirty
+            .range(dir.clone()..)
+            .take_while(|(path, _)| path.is_at_or_under(dir))
+            .map(|(path, _)| path.clone())
+            .collect()
+    }
+
+    /// Does something wait at or under this path?
+    #[must_use]
+    pub fn touches(&self, dir: &RelPath) -> bool {
+        self.dirty.range(dir.clone()..).next().is_some_and(|(path, _)| path.is_at_or_under(dir))
+    }
+
+    /// The marks of a path itself.
+    #[must_use]
+    pub fn marks(&self, path: &RelPath) -> Option<Marks> {
+        self.dirty.get(path).map(|dirty| dirty.marks)
+    }
+
+    fn rename(&mut self, from: &RelPath, to: &RelPath, dir: bool, now: Instant) {
+        let ready = now + self.delay;
+        // An exchange of two names comes as a rename and its reverse: as two renames it would
+        // overwrite one with the other.
+        if let Some(Step::Rename { from: f, to: t, .. }) = self.steps.last()
+            && f == to
+            && t == from
+        {
+            self.steps.pop();
+            for path in [from, to] {
+                let marks = Marks::NAME.with(Marks::TREE).with(Marks::WHOLE).with(Marks::CONTENT);
+                self.mark(path, marks, now);
+            }
+            return;
+        }
+        // What stood under the new name is gone; the target may still have it, so it goes there
+        // first, name by name, as it went here.
+        let gone = self.under(to);
+        for path in gone.into_iter().rev() {
+            if let Some(dirty) = self.remove(&path)
+                && dirty.marks.has(Marks::NAME)
+                && !(path == *to && !dir && !dirty.marks.has(Marks::DIR))
+            {
+                self.steps.push(Step::Clear { path, dir: dirty.marks.has(Marks::DIR) });
+            }
+        }
+        let mut whole = false;
+        let mut carried = None;
+        for path in self.under(from) {
+            let Some(dirty) = self.remove(&path) else { continue };
+            if path == *from {
+                carried = Some(dirty);
+            }
+            match path.moved(from, to) {
+                Some(moved) => {
+                    self.dirty.insert(moved.clone(), dirty);
+                    if let Some(due) = dirty.due {
+                        self.due.insert((due, moved));
+                    }
+                }
+                None => whole = true,
+            }
+        }
+        if let Some(left) = self.unclosed.remove(from) {
+            self.unclosed.insert(to.clone(), left);
+        }
+        // A name that came or whose content changed and that has not left yet is not on the target
+        // as it is here: nothing to rename, both names are looked at. The look is due at once.
+        let stale = carried.is_some_and(|dirty| {
+            dirty.marks.has(Marks::NAME)
+                || (!dir && dirty.marks.has(Marks::CONTENT))
+                || dirty.marks.has(Marks::TREE)
+        });
+        if stale {
+            let gone = if dir { Marks::NAME.with(Marks::DIR) } else { Marks::NAME };
+            self.mark(from, gone.with(Marks::CONTENT), now);
+            let marks = if dir {
+                Marks::NAME.with(Marks::DIR).with(Marks::TREE).with(Marks::WHOLE)
+            } else {
+                Marks::NAME.with(Marks::CONTENT)
+            };
+            self.mark(to, marks, now);
+            return;
+        }
+        self.steps.push(Step::Rename { from: from.clone(), to: to.clone(), dir });
+        let due = self.steps_due.map_or(ready, |old| old.min(ready));
+        self.steps_due = Some(due);
+        if whole {
+            self.mark(to, Marks::NAME.with(Marks::TREE), now);
+        }
+        self.collapse(now);
+    }
+
+    /// An operation on this path is finished: its marks may leave again.
+    pub fn release(&mut self, path: &RelPath, now: Instant) {
+        if let Some(dirty) = self.dirty.get(path)
+            && dirty.due.is_none()
+        {
+            let due = match self.unclosed.get(path) {
+                Some(&left) if self.delay.is_zero() => now.max(left + UNCLOSED_EVERY),
+                _ => now.max(dirty.first + self.delay),
+            };
+            self.set_due(path, due);
+        }
+    }
+
+    /// When the next batch may be taken; `None` when nothing waits for time.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        let first = self.due.first().map(|(due, _)| *due);
+        let due = match (first, self.steps_due) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        Some(self.quiet_until.map_or(due, |quiet| due.max(quiet)))
+    }
+
+    /// When the first of the changes that have not left came.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.dirty.values().map(|dirty| dirty.first).min()
+    }
+
+    /// Takes what may leave now: all steps, and at most `max` paths that are due. `busy` says which
+    /// paths have an operation in flight: they wait until [`Collate::release`].
+    pub fn take(&mut self, now: Instant, max: usize, busy: impl Fn(&RelPath) -> bool) -> Batch {
+        let mut batch = Batch::default();
+        if self.next().is_none_or(|next| next > now) {
+            return batch;
+        }
+        batch.steps = std::mem::take(&mut self.steps);
+        self.steps_due = None;
+        while batch.paths.len() < max {
+            let Some((due, path)) = self.due.first().cloned() else { break };
+            if due > now {
+                break;
+            }
+            self.due.remove(&(due, path.clone()));
+            if busy(&path) {
+                if let Some(dirty) = self.dirty.get_mut(&path) {
+                    dirty.due = None;
+                }
+                continue;
+            }
+            if let Some(dirty) = self.dirty.remove(&path) {
+                if let Some(left) = self.unclosed.get_mut(&path) {
+                    *left = now;
+                }
+                batch.paths.push((path, dirty.marks, dirty.first));
+            }
+        }
+        self.unclosed.retain(|_, left| *left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
+        batch.paths.sort_by(|a, b| a.0.cmp(&b.0));
+        if !batch.is_empty() && self.delay.is_zero() {
+            let size = (batch.paths.len() + batch.steps.len()) as u32;
+            let slice = SLICE + Duration::from_micros(10) * size.min(10_000);
+            self.quiet_until = Some(now + slice.min(SLICE_MAX));
+        }
+        batch
+    }
+
+    /// Everything is dirty: a walk of the whole tree will tell; nothing else need be remembered.
+    pub fn forget(&mut self) {
+        self.dirty.clear();
+        self.due.clear();
+        self.steps.clear();
+        self.steps_due = None;
+    }
+
+    /// Keeps the set bounded: paths become the directories at the top that hold them, those become
+    /// the root.
+    fn collapse(&mut self, now: Instant) {
+        if self.dirty.len() + self.steps.len() <= self.limit {
+            return;
+        }
+        self.collapsed += 1;
+        let mut tops = BTreeSet::new();
+        for path in self.dirty.keys() {
+            tops.insert(top(path));
+        }
+        for step in &self.steps {
+            match step {
+                Step::Rename { from, to, .. } => {
+                    tops.insert(top(from));
+                    tops.insert(top(to));
+                }
+                Step::Clear { path, .. } => {
+                    tops.insert(top(path));
+                }
+            }
+        }
+        self.forget();
+        if tops.len() > self.limit / 2 {
+            tops = BTreeSet::from([RelPath::root()]);
+        }
+        for path in tops {
+            let marks = Marks::NAME.with(Marks::TREE).with(Marks::CONTENT);
+            let due = now + self.delay;
+            self.due.insert((due, path.clone()));
+            self.dirty.insert(path, Dirty { marks, first: now, due: Some(due) });
+        }
+    }
+}
+
+/// The first component of a path, as a path.
+fn top(path: &RelPath) -> RelPath {
+    let first = path.components().next().unwrap_or_default();
+    RelPath::root().join(first).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

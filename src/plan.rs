@@ -1,1 +1,415 @@
-//! p
+//! Plan: looked-at changes become ordered operations. Pure.
+//!
+//! What makes room comes before what takes the name, directories before what is in them, other
+//! deletes last and from the inside out, and at the end each touched directory gets its attributes
+//! once more, since everything done in it changed its time. Nothing here reads: an operation says
+//! what the look saw; content is read when the operation is built.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use lsync_protocol::entry::{Entry, Held, Kind, Meta, Time};
+use lsync_protocol::path::RelPath;
+
+use crate::collate::{Marks, Step};
+
+/// An operation as planned. Attributes are as the target can hold them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Planned {
+    /// Have a directory here.
+    MakeDir {
+        /// Where.
+        path: RelPath,
+        /// Its attributes, without the time.
+        meta: Meta,
+    },
+    /// Have this file's content here; it is read when the operation is built.
+    Content {
+        /// Where.
+        path: RelPath,
+        /// The file's attributes when it was looked at.
+        meta: Meta,
+        /// Its size when it was looked at.
+        size: u64,
+    },
+    /// Have a symbolic link here.
+    Symlink {
+        /// Where.
+        path: RelPath,
+        /// Where it points.
+        link: Box<[u8]>,
+        /// Its attributes.
+        meta: Meta,
+    },
+    /// Set attributes of something that is no directory.
+    Meta {
+        /// Where.
+        path: RelPath,
+        /// What stands there.
+        kind: Kind,
+        /// What to set.
+        meta: Meta,
+    },
+    /// Set attributes of a directory after what was done in it.
+    Dir {
+        /// Where.
+        path: RelPath,
+        /// What to set.
+        meta: Meta,
+    },
+    /// Give something another name.
+    Rename {
+        /// The old name.
+        from: RelPath,
+        /// The new name.
+        to: RelPath,
+        /// What it is.
+        kind: Kind,
+        /// Its size (files).
+        size: Option<u64>,
+        /// Its time, as held.
+        mtime: Option<Time>,
+    },
+    /// Remove one name.
+    Remove {
+        /// Where.
+        path: RelPath,
+        /// What stands there.
+        kind: Kind,
+    },
+    /// Put a new thing in the place of one of another kind.
+    Replace {
+        /// What stands there.
+        old: Kind,
+        /// What to have instead.
+        new: Box<Planned>,
+    },
+}
+
+impl Planned {
+    /// The path this is about; for a rename, the new name.
+    #[must_use]
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Planned::MakeDir { path, .. }
+            | Planned::Content { path, .. }
+            | Planned::Symlink { path, .. }
+            | Planned::Meta { path, .. }
+            | Planned::Dir { path, .. }
+            | Planned::Remove { path, .. }
+            | Planned::Rename { to: path, .. } => path,
+            Planned::Replace { new, .. } => new.path(),
+        }
+    }
+
+    /// What it does, in one line for people: `create dir/file`, `rename a -> b`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        match self {
+            Planned::MakeDir { path, .. } => format!("create directory {path}"),
+            Planned::Content { path, .. } => format!("send {path}"),
+            Planned::Symlink { path, .. } => format!("link {path}"),
+            Planned::Meta { path, .. } | Planned::Dir { path, .. } => format!("attributes {path}"),
+            Planned::Rename { from, to, .. } => format!("rename {from} -> {to}"),
+            Planned::Remove { path, kind: Kind::Dir } => format!("delete directory {path}"),
+            Planned::Remove { path, .. } => format!("delete {path}"),
+            Planned::Replace { old, new } => format!("replace {} by: {}", old.words(), new.line()),
+        }
+    }
+}
+
+/// What a look saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// Something stands there. Owners are the target's numbers by the time plan sees it.
+    Here(Entry),
+    /// Certainly nothing.
+    Missing,
+    /// It could not be found out, for this reason: unknown is not missing.
+    Unknown(String),
+}
+
+/// A batch that was looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Looked {
+    /// What happened to names; for a rename, what stands now where the thing finally went.
+    pub steps: Vec<(Step, Option<Look>)>,
+    /// Dirty paths in their order.
+    pub paths: Vec<(RelPath, Marks, Instant, Look)>,
+    /// The directories that hold any of these names.
+    pub parents: BTreeMap<RelPath, Look>,
+    /// The source's root has nothing in it that is mirrored; only known when a name in it went.
+    pub root_empty: bool,
+}
+
+/// What to do about a batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order.
+    pub ops: Vec<Planned>,
+    /// After those: names the source no longer has, from the inside out.
+    pub removes: Vec<Planned>,
+    /// After those: touched directories.
+    pub dirs: Vec<Planned>,
+    /// Subtrees to be walked, and whether everything in them is sent whatever it looks like.
+    pub walks: Vec<(RelPath, bool)>,
+    /// Paths that could not be looked at, and why.
+    pub unknown: Vec<(RelPath, String)>,
+    /// Paths of kinds that are not mirrored.
+    pub unmirrored: Vec<(RelPath, Kind)>,
+}
+
+/// Makes operations of a looked-at batch.
+#[must_use]
+pub fn plan(looked: &Looked, held: &Held) -> Plan {
+    let mut plan = Plan::default();
+    let mut touched = BTreeSet::new();
+    let mut touch = |path: &RelPath| {
+        touched.extend(path.parent());
+    };
+    for (step, look) in &looked.steps {
+        match step {
+            Step::Clear { path, dir } => {
+                let kind = if *dir { Kind::Dir } else { Kind::File };
+                touch(path);
+                plan.ops.push(Planned::Remove { path: path.clone(), kind });
+            }
+            Step::Rename { from, to, dir } => {
+                touch(from);
+                touch(to);
+                plan.ops.push(rename(from, to, *dir, look.as_ref(), held));
+            }
+        }
+    }
+    for (path, marks, _, look) in &looked.paths {
+        match look {
+            Look::Unknown(why) => plan.unknown.push((path.clone(), why.clone())),
+            Look::Missing => {
+                touch(path);
+                let kind = if marks.has(Marks::DIR) { Kind::Dir } else { Kind::File };
+                plan.removes.push(Planned::Remove { path: path.clone(), kind });
+            }
+            Look::Here(entry) if !entry.kind.mirrored() => {
+                plan.unmirrored.push((path.clone(), entry.kind));
+            }
+            Look::Here(entry) => {
+                let names = Marks::NAME.with(Marks::CONTENT);
+                let only_meta = marks.without(names) == *marks && !marks.has(Marks::TREE);
+                let meta = held.meta(entry.kind, entry.meta);
+                if entry.kind == Kind::Dir {
+                    if marks.has(Marks::NAME) && !path.is_root() {
+                        touch(path);
+                        plan.ops.push(make_dir(path, entry, held));
+                    }
+                    if marks.has(Marks::TREE) {
+                        plan.walks.push((path.clone(), marks.has(Marks::WHOLE)));
+                    } else {
+                        plan.dirs.push(Planned::Dir { path: path.clone(), meta });
+                    }
+                } else if only_meta {
+                    plan.ops.push(Planned::Meta { path: path.clone(), kind: entry.kind, meta });
+                } else {
+                    touch(path);
+                    plan.ops.extend(create(path, entry, held));
+                }
+            }
+        }
+    }
+    plan.removes.reverse();
+    let have: BTreeSet<RelPath> = plan.dirs.iter().map(|op| op.path().clone()).collect();
+    for dir in touched.into_iter().rev() {
+        if have.contains(&dir) {
+            continue;
+        }
+        if let Some(Look::Here(entry)) = looked.parents.get(&dir)
+            && entry.kind == Kind::Dir
+        {
+            let meta = held.meta(Kind::Dir, entry.meta);
+            plan.dirs.push(Planned::Dir { path: dir, meta });
+        }
+    }
+    plan
+}
+
+fn rename(from: &RelPath, to: &RelPath, dir: bool, look: Option<&Look>, held: &Held) -> Planned {
+    let (kind, size, mtime) = match look {
+        Some(Look::Here(entry)) => {
+            let file = entry.kind == Kind::File;
+            // A directory's time changes with what is done in it on the way: not a condition.
+            let mtime = held.meta(entry.kind, entry.meta).mtime.filter(|_| file);
+            (entry.kind, file.then_some(entry.size), mtime)
+        }
+        // It moved on or was replaced: its kind is all that is known.
+        _ => (if dir { Kind::Dir } else { Kind::File }, None, None),
+    };
+    Planned::Rename { from: from.clone(), to: to.clone(), kind, size, mtime }
+}
+
+/// A directory to be made: without its time, which comes when all in it is done.
+fn make_dir(path: &RelPath, entry: &Entry, held: &Held) -> Planned {
+    let meta = Meta { mtime: None, ..held.meta(Kind::Dir, entry.meta) };
+    Planned::MakeDir { path: path.clone(), meta }
+}
+
+/// The operation that has this entry on the target, if its kind is mirrored.
+#[must_use]
+pub fn create(path: &RelPath, entry: &Entry, held: &Held) -> Option<Planned> {
+    let meta = held.meta(entry.kind, entry.meta);
+    match entry.kind {
+        Kind::Dir => Some(make_dir(path, entry, held)),
+        Kind::File => Some(Planned::Content { path: path.clone(), meta, size: entry.size }),
+        Kind::Symlink => Some(Planned::Symlink {
+            path: path.clone(),
+            link: entry.link.clone().unwrap_or_default(),
+            meta,
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lsync_protocol::entry::{Holds, Wanted};
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn entry(kind: Kind) -> Look {
+        Look::Here(Entry {
+            kind,
+            size: if kind == Kind::File { 9 } else { 0 },
+            link: (kind == Kind::Symlink).then(|| b"x"[..].into()),
+            meta: Meta {
+                mode: Some(0o755),
+                uid: None,
+                gid: None,
+                mtime: Some(Time { sec: 7, nsec: 1 }),
+            },
+            nlink: 1,
+            link_group: 0,
+        })
+    }
+
+    fn held() -> Held {
+        let holds = Holds {
+            chown: false,
+            groups: vec![],
+            own_group: 0,
+            time_granularity: 1,
+            folds_case: false,
+            name_max: 255,
+        };
+        Held::new(Wanted { perms: true, owner: true, group: false, times: true }, &holds)
+    }
+
+    fn lines(looked: &Looked) -> Vec<String> {
+        let plan = plan(looked, &held());
+        let ops = plan.ops.iter().chain(&plan.removes).chain(&plan.dirs);
+        ops.map(Planned::line).collect()
+    }
+
+    #[test]
+    fn a_batch_is_ordered_by_what_depends_on_what() {
+        let now = Instant::now();
+        let name = Marks::NAME.with(Marks::CONTENT);
+        let looked = Looked {
+            steps: vec![
+                (Step::Clear { path: path("d/x"), dir: false }, None),
+                (
+                    Step::Rename { from: path("e"), to: path("d"), dir: true },
+                    Some(entry(Kind::Dir)),
+                ),
+            ],
+            paths: vec![
+                (path("gone"), name.with(Marks::DIR), now, Look::Missing),
+                (path("gone/f"), name, now, Look::Missing),
+                (path("mode"), Marks::META, now, entry(Kind::File)),
+                (path("new"), name.with(Marks::DIR), now, entry(Kind::Dir)),
+                (path("new/f"), Marks::CONTENT, now, entry(Kind::File)),
+                (path("new/l"), name, now, entry(Kind::Symlink)),
+                (path("pipe"), name, now, entry(Kind::Fifo)),
+                (path("secret"), name, now, Look::Unknown("permission denied".into())),
+            ],
+            parents: BTreeMap::from([
+                (RelPath::root(), entry(Kind::Dir)),
+                (path("new"), entry(Kind::Dir)),
+                (path("gone"), Look::Missing),
+                (path("d"), entry(Kind::Dir)),
+            ]),
+            root_empty: false,
+        };
+        assert_eq!(
+            lines(&looked),
+            [
+                "delete d/x",
+                "rename e -> d",
+                "attributes mode",
+                "create directory new",
+                "send new/f",
+                "link new/l",
+                "delete gone/f",
+                "delete directory gone",
+                "attributes new",
+                "attributes d",
+                "attributes .",
+            ]
+        );
+        let plan = plan(&looked, &held());
+        assert_eq!(plan.unmirrored, [(path("pipe"), Kind::Fifo)]);
+        assert_eq!(plan.unknown, [(path("secret"), "permission denied".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_unknown_is_never_removed() {
+        let looked = Looked {
+            paths: vec![(
+                path("a"),
+                Marks::NAME.with(Marks::TREE),
+                Instant::now(),
+                Look::Unknown("input/output error".into()),
+            )],
+            ..Looked::default()
+        };
+        let plan = plan(&looked, &held());
+        assert!(plan.removes.is_empty() && plan.ops.is_empty());
+        assert_eq!(plan.unknown.len(), 1);
+    }
+
+    #[test]
+    fn a_rename_says_what_the_old_name_must_be() {
+        let looked = |look| Looked {
+            steps: vec![(Step::Rename { from: path("a"), to: path("b"), dir: false }, look)],
+            ..Looked::default()
+        };
+        let op = |look| plan(&looked(look), &held()).ops.remove(0);
+        let mtime = Some(Time { sec: 7, nsec: 1 });
+        let (from, to) = (path("a"), path("b"));
+        assert_eq!(
+            op(Some(entry(Kind::File))),
+            Planned::Rename { from, to, kind: Kind::File, size: Some(9), mtime }
+        );
+        let (from, to) = (path("a"), path("b"));
+        assert_eq!(
+            op(None),
+            Planned::Rename { from, to, kind: Kind::File, size: None, mtime: None }
+        );
+    }
+
+    #[test]
+    fn dirty_subtrees_are_walked() {
+        let now = Instant::now();
+        let whole = Marks::NAME.with(Marks::TREE).with(Marks::WHOLE);
+        let looked = Looked {
+            paths: vec![
+                (RelPath::root(), Marks::TREE, now, entry(Kind::Dir)),
+                (path("d"), whole, now, entry(Kind::Dir)),
+            ],
+            ..Looked::default()
+        };
+        let plan = plan(&looked, &held());
+        assert_eq!(plan.walks, [(RelPath::root(), false), (path("d"), true)]);
+        assert_eq!(plan.ops.len(), 1, "the root is never made");
+    }
+}

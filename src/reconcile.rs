@@ -1,1 +1,190 @@
-//! r
+//! Reconcile: a directory as the source has it, and as the target has it, become operations. Pure.
+//!
+//! Both listings are sorted by name, so one pass over both tells what is new, what differs and
+//! what the source no longer has. The last are only candidates: a walk deletes nothing before it
+//! has ended and a fresh look still finds the name missing.
+
+use std::cmp::Ordering;
+
+use lsync_protocol::entry::{Difference, Held, Kind, Named, Quick, difference};
+use lsync_protocol::path::RelPath;
+
+use crate::plan::{Planned, create};
+
+/// What differs in one directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// What to do, in order of names.
+    pub ops: Vec<Planned>,
+    /// Directories that `ops` makes: what is in them is all new.
+    pub made: Vec<RelPath>,
+    /// Names that only the target has.
+    pub extra: Vec<(RelPath, Kind)>,
+    /// Names of kinds that are not mirrored.
+    pub unmirrored: Vec<(RelPath, Kind)>,
+}
+
+/// Compares a directory's listings; `target` is `None` where the target has no such directory.
+/// `unknown` are names of the source that could not be looked at: nothing is concluded of them.
+#[must_use]
+pub fn reconcile(
+    dir: &RelPath,
+    source: &[Named],
+    unknown: &[Box<[u8]>],
+    target: Option<&[Named]>,
+    held: &Held,
+    quick: Quick,
+) -> Differences {
+    let mut found = Differences::default();
+    let mut theirs = target.unwrap_or_default().iter().peekable();
+    let mut extra = |named: &Named, found: &mut Differences| {
+        if !unknown.iter().any(|name| **name == *named.name)
+            && let Ok(path) = dir.join(&named.name)
+        {
+            found.extra.push((path, named.entry.kind));
+        }
+    };
+    for ours in source {
+        let there = loop {
+            match theirs.peek().map(|there| there.name.cmp(&ours.name)) {
+                Some(Ordering::Less) => {
+                    if let Some(there) = theirs.next() {
+                        extra(there, &mut found);
+                    }
+                }
+                Some(Ordering::Equal) => break theirs.next(),
+                _ => break None,
+            }
+        };
+        let Ok(path) = dir.join(&ours.name) else { continue };
+        if !ours.entry.kind.mirrored() {
+            found.unmirrored.push((path, ours.entry.kind));
+            continue;
+        }
+        let Some(op) = create(&path, &ours.entry, held) else { continue };
+        let differs = there.map(|there| difference(&ours.entry, &there.entry, held, quick));
+        match (there, differs) {
+            (None, _) => {
+                if ours.entry.kind == Kind::Dir {
+                    found.made.push(path);
+                }
+                found.ops.push(op);
+            }
+            (Some(there), Some(Difference::Kind)) => {
+                if ours.entry.kind == Kind::Dir {
+                    found.made.push(path);
+                }
+                let old = there.entry.kind;
+                found.ops.push(Planned::Replace { old, new: Box::new(op) });
+            }
+            (_, Some(Difference::Content)) => found.ops.push(op),
+            (_, Some(Difference::Meta)) => {
+                let meta = held.meta(ours.entry.kind, ours.entry.meta);
+                let kind = ours.entry.kind;
+                found.ops.push(match kind {
+                    Kind::Dir => Planned::Dir { path, meta },
+                    _ => Planned::Meta { path, kind, meta },
+                });
+            }
+            (Some(_), Some(Difference::None) | None) => {}
+        }
+    }
+    for there in theirs {
+        extra(there, &mut found);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lsync_protocol::entry::{Entry, Holds, Meta, Time, Wanted};
+
+    fn named(name: &str, kind: Kind, size: u64, mode: u32) -> Named {
+        let mtime = Some(Time { sec: 1, nsec: 0 });
+        Named {
+            name: name.as_bytes().into(),
+            entry: Entry {
+                kind,
+                size,
+                link: (kind == Kind::Symlink).then(|| format!("to{size}").into_bytes().into()),
+                meta: Meta { mode: Some(mode), uid: Some(1), gid: Some(1), mtime },
+                nlink: 1,
+                link_group: 0,
+            },
+        }
+    }
+
+    fn compare(source: &[Named], target: Option<&[Named]>, quick: Quick) -> Differences {
+        let holds = Holds {
+            chown: true,
+            groups: vec![],
+            own_group: 0,
+            time_granularity: 1,
+            folds_case: false,
+            name_max: 255,
+        };
+        let wanted = Wanted { perms: true, owner: true, group: true, times: true };
+        let held = Held::new(wanted, &holds);
+        let dir = RelPath::new(&b"d"[..]).unwrap();
+        reconcile(&dir, source, &[b"odd"[..].into()], target, &held, quick)
+    }
+
+    fn lines(found: &Differences) -> Vec<String> {
+        found.ops.iter().map(Planned::line).collect()
+    }
+
+    #[test]
+    fn one_pass_tells_new_different_and_extra() {
+        use Kind::{Dir, Fifo, File, Symlink};
+        let source = [
+            named("content", File, 2, 0o644),
+            named("dir", Dir, 0, 0o755),
+            named("dirmode", Dir, 0, 0o700),
+            named("equal", File, 1, 0o644),
+            named("kind", Dir, 0, 0o755),
+            named("link", Symlink, 1, 0),
+            named("mode", File, 1, 0o600),
+            named("new", File, 1, 0o644),
+            named("newdir", Dir, 0, 0o755),
+            named("pipe", Fifo, 0, 0o644),
+        ];
+        let target = [
+            named("a-extra", File, 1, 0o644),
+            named("content", File, 1, 0o644),
+            named("dir", Dir, 0, 0o755),
+            named("dirmode", Dir, 0, 0o755),
+            named("equal", File, 1, 0o644),
+            named("kind", File, 1, 0o755),
+            named("link", Symlink, 2, 0),
+            named("mode", File, 1, 0o644),
+            named("odd", File, 1, 0o644),
+            named("z-extra", Dir, 0, 0o755),
+        ];
+        let found = compare(&source, Some(&target), Quick::SizeAndTime);
+        assert_eq!(
+            lines(&found),
+            [
+                "send d/content",
+                "attributes d/dirmode",
+                "replace a file by: create directory d/kind",
+                "link d/link",
+                "attributes d/mode",
+                "send d/new",
+                "create directory d/newdir",
+            ]
+        );
+        let show = |list: &[(RelPath, Kind)]| -> Vec<String> {
+            list.iter().map(|(path, _)| path.to_string()).collect()
+        };
+        assert_eq!(show(&found.extra), ["d/a-extra", "d/z-extra"], "odd is unknown, not missing");
+        assert_eq!(show(&found.unmirrored), ["d/pipe"]);
+        assert_eq!(found.made.len(), 2);
+
+        let found = compare(&source[3..4], Some(&target[4..5]), Quick::Never);
+        assert_eq!(lines(&found), ["send d/equal"]);
+        let found = compare(&source[3..5], None, Quick::SizeAndTime);
+        assert_eq!(lines(&found), ["send d/equal", "create directory d/kind"]);
+        assert_eq!(compare(&source, Some(&source), Quick::SizeAndTime).ops, []);
+    }
+}
