@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use crate::filter::Filter;
 
+pub mod guard;
+pub mod target;
+pub mod value;
+
 /// Where a mirror's copy stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -175,3 +179,34 @@ pub struct MirrorConfig {
     /// Which agent runs there.
     pub agent: AgentOptions,
 }
+
+impl MirrorConfig {
+    /// A mirror with every default; `source` is absolute and resolved.
+    #[must_use]
+    pub fn new(name: &str, source: impl Into<PathBuf>, target: Target) -> MirrorConfig {
+        MirrorConfig {
+            name: name.to_owned(),
+            source: source.into(),
+            target,
+            delay: Duration::ZERO,
+            delete: Delete::default(),
+            max_delete: None,
+            allow_empty: false,
+            delete_excluded: false,
+            mkpath: false,
+            filter: Filter::default(),
+            attributes: Attributes::default(),
+            one_file_system: false,
+            max_size: None,
+            size_only: false,
+            fsync: false,
+            rescan: Some(DEFAULT_RESCAN),
+            watch: WatchChoice::default(),
+            ssh: SshOptions::default(),
+            agent: AgentOptions::default(),
+        }
+    }
+}
+
+/// How often the whole tree is walked unless somebody says otherwise.
+pub const DEFAULT_RESCAN: Duration = Duration::from_secs(3600);

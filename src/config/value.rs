@@ -1,0 +1,215 @@
+//! Values as people write them: sizes, seconds, limits, command lines.
+//!
+//! The errors are what is wrong with the value, to stand behind the option's name.
+
+use std::time::Duration;
+
+use super::MaxDelete;
+
+/// A duration of at most this many seconds is believed: about thirty years.
+const MAX_SECONDS: f64 = 1e9;
+
+/// Seconds, fractions allowed: `0`, `2.5`, `.1`.
+///
+/// # Errors
+/// Says what is expected.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    match text.parse::<f64>() {
+        Ok(value) if plain && digits > 0 && value <= MAX_SECONDS => {
+            Duration::try_from_secs_f64(value).map_err(|e| e.to_string())
+        }
+        _ => Err("not a number of seconds, such as 10 or 0.5".to_owned()),
+    }
+}
+
+/// A size as rsync's `--max-size` takes it: bytes, or with `K`, `M`, `G`, `T`, `P` (1024), `KB`,
+/// `MB` … (1000), `KiB` … (1024); fractions, and `+1` or `-1` at the end.
+///
+/// # Errors
+/// Says what is expected.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "not a size, such as 4096, 10M, 1.5GB or 2GiB".to_owned();
+    let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(number_ends);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let lower = suffix.to_ascii_lowercase();
+    let (suffix, by_one) = match lower.as_str() {
+        s if s.ends_with("+1") => (&s[..s.len() - 2], 1.0),
+        s if s.ends_with("-1") => (&s[..s.len() - 2], -1.0),
+        s => (s, 0.0),
+    };
+    let (letter, base) = match suffix.as_bytes() {
+        [] | [b'b'] => (b'b', 1.0),
+        [letter] | [letter, b'i', b'b'] => (*letter, 1024.0),
+        [letter, b'b'] => (*letter, 1000.0),
+        _ => return Err(wrong()),
+    };
+    let power = b"bkmgtp".iter().position(|&l| l == letter).ok_or_else(wrong)?;
+    let value = (number * f64::powi(base, i32::try_from(power).unwrap_or(0))).floor() + by_one;
+    // Beyond 2^63 no file is; and what is not a number is not below it.
+    if (0.0..9.2e18).contains(&value) { Ok(value as u64) } else { Err(wrong()) }
+}
+
+/// `N` or `P%`.
+///
+/// # Errors
+/// Says what is expected.
+pub fn max_delete(text: &str) -> Result<MaxDelete, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let value = Some(number)
+        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|n| n.parse::<u64>().ok());
+    match value {
+        Some(names) if number.len() == text.len() => Ok(MaxDelete::Names(names)),
+        Some(percent) => match u8::try_from(percent) {
+            Ok(percent) if percent <= 100 => Ok(MaxDelete::Percent(percent)),
+            _ => Err("not a percentage from 0% to 100%".to_owned()),
+        },
+        None => Err("not a number of names, such as 1000, or a percentage, such as 10%".to_owned()),
+    }
+}
+
+/// Splits a command line into words as a shell would: blanks part words, `'…'` and `"…"` keep
+/// them together, a backslash takes the next character as it is. Nothing is expanded.
+///
+/// # Errors
+/// Says which quote is not closed, or that there is no word.
+pub fn words(text: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' | '\t' | '\n' => words.extend(word.take()),
+            '\'' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next() {
+                        Some('\'') => break,
+                        Some(c) => word.push(c),
+                        None => return Err("a ' is not closed".to_owned()),
+                    }
+                }
+            }
+            '"' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next() {
+                        Some('"') => break,
+                        Some('\\') => match chars.next() {
+                            Some('\n') => {}
+                            Some(c @ ('"' | '\\' | '$' | '`')) => word.push(c),
+                            Some(c) => word.extend(['\\', c]),
+                            None => return Err("a \" is not closed".to_owned()),
+                        },
+                        Some(c) => word.push(c),
+                        None => return Err("a \" is not closed".to_owned()),
+                    }
+                }
+            }
+            '\\' => match chars.next() {
+                Some('\n') => {}
+                Some(c) => word.get_or_insert_default().push(c),
+                None => return Err("nothing follows the last \\".to_owned()),
+            },
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    match words.first() {
+        Some(program) if !program.is_empty() => Ok(words),
+        _ => Err("no program in it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_may_have_fractions() {
+        for (text, ms) in [("0", 0), ("1", 1000), ("0.25", 250), (".5", 500), ("2.", 2000)] {
+            assert_eq!(seconds(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in
+            ["", ".", "-1", "+1", "1e3", "inf", "NaN", "1s", "1 ", "0x1", "1.2.3", "9999999999"]
+        {
+            let error = seconds(text).unwrap_err();
+            assert_eq!(error, "not a number of seconds, such as 10 or 0.5", "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_rsyncs() {
+        let table = [
+            ("0", 0),
+            ("1", 1),
+            ("1b", 1),
+            ("1k", 1024),
+            ("1K", 1024),
+            ("1KB", 1000),
+            ("1KiB", 1024),
+            ("1.5m", 1_572_864),
+            ("1.5mb", 1_500_000),
+            ("1.5mb-1", 1_499_999),
+            ("2g+1", 2_147_483_649),
+            ("1T", 1 << 40),
+            ("1P", 1 << 50),
+            ("10+1", 11),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in
+            ["", "k", "-1", "1x", "1kk", "1k2", "1 k", "0-1", "1k+2", "1.2.3", "99999P", "1é", "ib"]
+        {
+            assert_eq!(
+                size(text),
+                Err("not a size, such as 4096, 10M, 1.5GB or 2GiB".to_owned()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_are_names_or_percent() {
+        assert_eq!(max_delete("1000"), Ok(MaxDelete::Names(1000)));
+        assert_eq!(max_delete("0"), Ok(MaxDelete::Names(0)));
+        assert_eq!(max_delete("10%"), Ok(MaxDelete::Percent(10)));
+        assert_eq!(max_delete("101%"), Err("not a percentage from 0% to 100%".to_owned()));
+        for text in ["", "%", "-1", "+5", "1.5", "10 %", "99999999999999999999"] {
+            let error = max_delete(text).unwrap_err();
+            assert!(error.starts_with("not a number of names"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn command_lines_part_as_in_a_shell() {
+        let table: &[(&str, &[&str])] = &[
+            ("ssh", &["ssh"]),
+            (" ssh  -p 22\t-v ", &["ssh", "-p", "22", "-v"]),
+            ("'a b' c", &["a b", "c"]),
+            ("a'b c'd", &["ab cd"]),
+            ("\"a 'b' \\\" \\x\"", &["a 'b' \" \\x"]),
+            ("a\\ b '' \"\"", &["a b", "", ""]),
+            ("ssh -o 'ProxyCommand nc %h %p'", &["ssh", "-o", "ProxyCommand nc %h %p"]),
+            ("a $HOME *", &["a", "$HOME", "*"]),
+        ];
+        for (text, expected) in table {
+            assert_eq!(words(text).unwrap(), *expected, "{text}");
+        }
+        for (text, error) in [
+            ("", "no program in it"),
+            ("  ", "no program in it"),
+            ("'' x", "no program in it"),
+            ("a 'b", "a ' is not closed"),
+            ("a \"b", "a \" is not closed"),
+            ("a \"b\\", "a \" is not closed"),
+            ("a\\", "nothing follows the last \\"),
+        ] {
+            assert_eq!(words(text), Err(error.to_owned()), "{text}");
+        }
+    }
+}
