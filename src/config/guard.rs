@@ -66,14 +66,14 @@ pub fn all(mirrors: &[MirrorConfig]) -> Result<(), Error> {
             if one.target == other.target {
                 return Err(Error::usage(format!("the target {} is named twice", one.target)));
             }
-            if let (Target::Local(a), Target::Local(b)) = (&one.target, &other.target) {
-                if a.starts_with(b) || b.starts_with(a) {
-                    let (inner, outer) = if a.starts_with(b) { (a, b) } else { (b, a) };
-                    let what = format!("the target {} is inside {}", shown(inner), shown(outer));
-                    return Err(
-                        Error::usage(what).hint("each mirror would delete what the other brings")
-                    );
-                }
+            if let (Target::Local(a), Target::Local(b)) = (&one.target, &other.target)
+                && (a.starts_with(b) || b.starts_with(a))
+            {
+                let (inner, outer) = if a.starts_with(b) { (a, b) } else { (b, a) };
+                let what = format!("the target {} is inside {}", shown(inner), shown(outer));
+                return Err(
+                    Error::usage(what).hint("each mirror would delete what the other brings")
+                );
             }
             if one.name == other.name {
                 return Err(Error::usage(format!("two mirrors are called {}", one.name))

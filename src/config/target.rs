@@ -183,8 +183,11 @@ fn scheme(text: &[u8]) -> Option<(&[u8], &[u8])> {
     is_scheme.then_some((name, &text[at + 3..]))
 }
 
-/// What stands before and behind the colon that makes it a host's; `None`: it is local.
-fn login_and_dir(text: &[u8]) -> Result<Option<(&[u8], &[u8])>, BadTarget> {
+/// What stands before and behind the colon that makes a target a host's.
+type LoginAndDir<'a> = (&'a [u8], &'a [u8]);
+
+/// Parts a target at its colon; `None`: it is local.
+fn login_and_dir(text: &[u8]) -> Result<Option<LoginAndDir<'_>>, BadTarget> {
     let first = text.split(|&b| b == b'/').next().unwrap_or(text);
     let host_at = first.iter().position(|&b| b == b'@').map_or(0, |at| at + 1);
     let from = if first.get(host_at) == Some(&b'[') {

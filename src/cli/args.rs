@@ -1,0 +1,395 @@
+//! The command line as clap sees it: every option of the contract, with its help.
+//!
+//! The manual page and the completions are made from this one definition. What an option means is
+//! decided in [`super::push`]; values are texts here, so that their errors are ours.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// What stands behind the help of an option or command that is known and not built yet.
+macro_rules! later {
+    ($help:literal) => {
+        concat!($help, " [not there yet]")
+    };
+}
+
+/// Mirror a directory, live: changes arrive on the other side within milliseconds
+#[derive(Debug, Parser)]
+#[command(
+    name = "lsyncd",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    override_usage = "lsyncd push [OPTIONS] SOURCE TARGET...\n       lsyncd COMMAND --help",
+    after_help = "\
+Examples:
+  lsyncd push /srv/www backup:/srv/www           mirror over ssh, and keep mirroring
+  lsyncd push --once ~/photos /media/disk/photos mirror once and end
+  lsyncd push -n . me@host:project               only show what would be done"
+)]
+pub(super) struct Cli {
+    /// Print the manual page or a shell's completions
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub(super) generate: Option<Generate>,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// What `--generate` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Generate {
+    /// The manual page, in roff.
+    Man,
+    /// Completions of bash.
+    Bash,
+    /// Completions of zsh.
+    Zsh,
+    /// Completions of fish.
+    Fish,
+}
+
+/// The commands. Those that hold a [`Later`] are known and answer that they are not there yet.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Mirror now, then keep mirrored, in the foreground
+    Push(Box<PushArgs>),
+    /// Put the agent on a host, or test it
+    #[command(subcommand, arg_required_else_help = true)]
+    Agent(AgentCommand),
+    #[command(about = later!("Run the mirrors of a configuration file"))]
+    Run(Later),
+    #[command(about = later!("Show how the mirrors of a running lsyncd stand"))]
+    Status(Later),
+    #[command(about = later!("Wait until all that has changed is mirrored"))]
+    Flush(Later),
+    #[command(about = later!("Stop sending changes for a while"))]
+    Pause(Later),
+    #[command(about = later!("Go on after a pause or a guard"))]
+    Resume(Later),
+    #[command(about = later!("Say what decides about a path"))]
+    Why(Later),
+    #[command(about = later!("Watch the mirrors of a running lsyncd"))]
+    Monitor(Later),
+    #[command(about = later!("Compare a source and its target by content"))]
+    Verify(Later),
+    #[command(about = later!("Check a configuration file and say what it means"))]
+    Check(Later),
+    #[command(about = later!("Turn an Lsyncd 2 configuration into TOML"))]
+    Migrate(Later),
+}
+
+/// Whatever follows a command that is not there yet.
+#[derive(Debug, Args)]
+pub(super) struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(super) rest: Vec<OsString>,
+}
+
+/// What is done with the agent of a host.
+#[derive(Debug, Subcommand)]
+pub(super) enum AgentCommand {
+    /// Copy the agent to a host, if it has none that fits, and test it
+    Install(AgentArgs),
+    /// Say whether and how a mirror to a host would work; changes nothing there
+    Check(AgentArgs),
+    #[command(about = later!("Print the authorized_keys line that allows a mirror and no more"))]
+    Authorize(Later),
+}
+
+/// Arguments of `agent install` and `agent check`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(super) struct AgentArgs {
+    /// [USER@]HOST or ssh://[USER@]HOST[:PORT]
+    #[arg(value_name = "HOST", value_hint = ValueHint::Hostname)]
+    pub(super) host: OsString,
+
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "\
+The contents of SOURCE become the contents of TARGET, which is created if it is missing; its parent
+must exist. Attributes, symbolic links and deletions are mirrored, as by rsync -a --delete.
+TARGET is DIR, [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR; HOST:. is the login directory.
+
+Exit codes: 0 done, 2 usage, 23 some paths could not be mirrored, 25 stopped by a guard,
+255 could not start or connect."
+)]
+pub(super) struct PushArgs {
+    /// The directory whose contents are mirrored
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::DirPath)]
+    pub(super) source: PathBuf,
+
+    /// Where they are mirrored to: a directory, here or on a host
+    #[arg(value_name = "TARGET", required = true, value_hint = ValueHint::AnyPath)]
+    pub(super) targets: Vec<OsString>,
+
+    #[command(flatten)]
+    pub(super) run: RunArgs,
+    #[command(flatten)]
+    pub(super) rules: RuleArgs,
+    #[command(flatten)]
+    pub(super) attributes: AttributeArgs,
+    #[command(flatten)]
+    pub(super) transfer: TransferArgs,
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+}
+
+/// When and how far.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Running")]
+pub(super) struct RunArgs {
+    /// Mirror once and end
+    #[arg(long)]
+    pub(super) once: bool,
+
+    /// Show what would be done, one line each, and touch nothing; implies --once
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+
+    /// The longest a change waits to be sent together with others [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) delay: Option<String>,
+
+    /// Walk the whole tree again so often, for what no event told of; 0: never [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) rescan: Option<String>,
+
+    #[arg(long, value_name = "SECONDS", help = later!("Compare by content so often"))]
+    pub(super) verify_every: Option<String>,
+
+    /// How changes are noticed
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub(super) watch: Option<Watch>,
+
+    /// Delete what the source no longer has: yes, no, startup (only when the whole tree is
+    /// compared), running (only live) [default: yes]
+    #[arg(long, value_name = "WHEN", value_enum)]
+    pub(super) delete: Option<When>,
+
+    /// Halt before more names than this are deleted in a minute: a number, or a percentage of all
+    #[arg(long, value_name = "N|P%")]
+    pub(super) max_delete: Option<String>,
+
+    /// Let the target become empty when the source does
+    #[arg(long)]
+    pub(super) allow_empty: bool,
+
+    /// Create the directories above TARGET too
+    #[arg(long)]
+    pub(super) mkpath: bool,
+
+    #[arg(long, value_name = "DIR", help = later!("Move what is deleted or replaced to DIR on the target"))]
+    pub(super) trash: Option<OsString>,
+}
+
+/// `--watch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Watch {
+    /// The best that host and file system allow (the default)
+    Auto,
+    #[value(help = later!("Linux, one mark for a whole file system, needs root"))]
+    Fanotify,
+    /// Linux
+    Inotify,
+    /// Portable
+    Notify,
+    /// No events: compare every --rescan seconds
+    Poll,
+}
+
+/// `--delete`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum When {
+    /// At the start, by rescans, and live
+    Yes,
+    /// Never
+    No,
+    /// Only when the whole tree is compared
+    Startup,
+    /// Only live
+    Running,
+}
+
+/// What is mirrored.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What is mirrored (rsync's rules: the first that matches decides)")]
+pub(super) struct RuleArgs {
+    /// Leave out what matches, and leave it alone on the target
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    pub(super) exclude: Vec<OsString>,
+
+    /// Do mirror what matches, although a later rule leaves it out
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    pub(super) include: Vec<OsString>,
+
+    /// A rule as rsync writes them: '- PATTERN', '+ PATTERN', 'P PATTERN' (protect) …
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    pub(super) filter: Vec<OsString>,
+
+    /// Exclude the patterns in FILE, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, action = clap::ArgAction::Append)]
+    pub(super) exclude_from: Vec<PathBuf>,
+
+    /// Include the patterns in FILE, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, action = clap::ArgAction::Append)]
+    pub(super) include_from: Vec<PathBuf>,
+
+    #[arg(short = 'C', long, help = later!("Leave out what CVS would"))]
+    pub(super) cvs_exclude: bool,
+
+    /// Delete on the target what the rules leave out
+    #[arg(long)]
+    pub(super) delete_excluded: bool,
+
+    /// Do not enter directories on other file systems
+    #[arg(short = 'x', long)]
+    pub(super) one_file_system: bool,
+
+    /// Leave out files larger than this: 4096, 10M, 1.5GB …
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max_size: Option<String>,
+
+    #[arg(short = 'L', long, help = later!("Mirror what symbolic links point to"))]
+    pub(super) copy_links: bool,
+}
+
+/// Which attributes are carried.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Attributes (all are mirrored unless said otherwise)")]
+pub(super) struct AttributeArgs {
+    /// Owners and groups by number, not by name
+    #[arg(long)]
+    pub(super) numeric_ids: bool,
+    /// Leave owners alone
+    #[arg(long)]
+    pub(super) no_owner: bool,
+    /// Leave groups alone
+    #[arg(long)]
+    pub(super) no_group: bool,
+    /// Leave permissions alone
+    #[arg(long)]
+    pub(super) no_perms: bool,
+    /// Leave modification times alone
+    #[arg(long)]
+    pub(super) no_times: bool,
+    /// Leave extended attributes alone
+    #[arg(long)]
+    pub(super) no_xattrs: bool,
+    /// Leave access control lists alone
+    #[arg(long)]
+    pub(super) no_acls: bool,
+    /// Mirror hard links as files of their own
+    #[arg(long)]
+    pub(super) no_hard_links: bool,
+    /// Leave out devices
+    #[arg(long)]
+    pub(super) no_devices: bool,
+    #[arg(long, value_name = "USER:GROUP", help = later!("Give everything to this owner and group"))]
+    pub(super) chown: Option<OsString>,
+    #[arg(long, value_name = "MAP", help = later!("Other users on the target"))]
+    pub(super) usermap: Option<OsString>,
+    #[arg(long, value_name = "MAP", help = later!("Other groups on the target"))]
+    pub(super) groupmap: Option<OsString>,
+    #[arg(long, value_name = "CHANGES", help = later!("Other permissions on the target"))]
+    pub(super) chmod: Option<OsString>,
+}
+
+/// How content is compared and brought over.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Comparing and transfer")]
+pub(super) struct TransferArgs {
+    /// Compare files by size alone, not by time
+    #[arg(long)]
+    pub(super) size_only: bool,
+    #[arg(long, help = later!("Compare files by content"))]
+    pub(super) checksum: bool,
+    /// Have the target's disk confirm every change
+    #[arg(long)]
+    pub(super) fsync: bool,
+    #[arg(long, help = later!("Write into files where they are"))]
+    pub(super) inplace: bool,
+    #[arg(long, value_name = "RATE", help = later!("Send no more than so many KiB a second"))]
+    pub(super) bwlimit: Option<String>,
+    #[arg(long, value_name = "auto|off|LEVEL", help = later!("Compress what is sent; only off works"))]
+    pub(super) compress: Option<String>,
+}
+
+/// How hosts are reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reaching hosts (~/.ssh/config is read)")]
+pub(super) struct ReachArgs {
+    /// The port of the ssh server
+    #[arg(short = 'p', long, value_name = "PORT")]
+    pub(super) port: Option<String>,
+
+    /// A private key to log in with; may be given more than once
+    #[arg(short = 'i', long, value_name = "FILE", value_hint = ValueHint::FilePath, action = clap::ArgAction::Append)]
+    pub(super) identity: Vec<PathBuf>,
+
+    /// Read this instead of ~/.ssh/config and /etc/ssh/ssh_config
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) ssh_config: Option<PathBuf>,
+
+    /// Run this instead of the ssh that is built in: 'ssh -o …'
+    #[arg(long, value_name = "CMD")]
+    pub(super) ssh_command: Option<String>,
+
+    /// The agent that is on the host already; nothing is copied there
+    #[arg(long, value_name = "PATH")]
+    pub(super) agent_path: Option<String>,
+
+    /// The agent to copy to hosts that have none
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) agent_binary: Option<PathBuf>,
+
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, help = later!("Run rsync instead of the agent"))]
+    pub(super) rsync: Option<Option<OsString>>,
+}
+
+/// What is said.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct OutputArgs {
+    /// One JSON object a line on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Say what is done to each path; twice: what happens inside
+    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// Only errors, problems and the line that says ready
+    #[arg(short = 'q', long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// No progress bar
+    #[arg(long)]
+    pub(super) no_progress: bool,
+}
+
+/// What belongs to a running lsyncd.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Running mirrors")]
+pub(super) struct DaemonArgs {
+    /// What the mirror is called in lines and commands, once for each TARGET [default: the TARGET]
+    #[arg(long, value_name = "NAME", action = clap::ArgAction::Append)]
+    pub(super) name: Vec<String>,
+    #[arg(long, value_name = "PATH", help = later!("The control socket"))]
+    pub(super) control: Option<PathBuf>,
+    #[arg(long, value_name = "ADDR", help = later!("Serve metrics by HTTP"))]
+    pub(super) metrics: Option<String>,
+}

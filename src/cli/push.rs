@@ -1,0 +1,248 @@
+//! `push` and `agent`: from the words of the command line to what is to be done.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use clap::ArgMatches;
+
+use super::args::{AgentArgs, OutputArgs, PushArgs, ReachArgs, Watch, When};
+use super::{AgentVisit, Invocation, Output, World, not_yet, place, rules, shown};
+use crate::config::target::BadTarget;
+use crate::config::{
+    AgentOptions, Attributes, Delete, MirrorConfig, SshOptions, SshTarget, Target, WatchChoice,
+    guard, value,
+};
+use crate::error::{Error, Result};
+
+/// What `push` is asked to do.
+pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Result<Invocation> {
+    refuse_what_is_not_there(args)?;
+    let source = place::source(&args.source, &world.cwd)?;
+    let ssh = ssh(&args.reach, world)?;
+    let agent = agent_options(&args.reach, world)?;
+    let filter = rules::filter(matches, &world.cwd)?
+        .delete_excluded(args.rules.delete_excluded)
+        .at_root(source.as_os_str().as_bytes());
+    let run = &args.run;
+    let rescan = match optional("--rescan", run.rescan.as_deref(), value::seconds)? {
+        None => Some(crate::config::DEFAULT_RESCAN),
+        Some(Duration::ZERO) => None,
+        Some(every) => Some(every),
+    };
+    let watch = watch(run.watch)?;
+    if watch == WatchChoice::Poll && rescan.is_none() {
+        return Err(Error::usage("--watch poll does nothing with --rescan 0")
+            .hint("give --rescan the seconds from one comparison to the next"));
+    }
+    let names = &args.daemon.name;
+    if !names.is_empty() && names.len() != args.targets.len() {
+        return Err(Error::usage(format!(
+            "{} given {}, with {}",
+            "--name is",
+            times(names.len()),
+            counted(args.targets.len(), "target")
+        ))
+        .hint("give --name once for each TARGET, in their order"));
+    }
+
+    let base = MirrorConfig {
+        delay: optional("--delay", run.delay.as_deref(), value::seconds)?.unwrap_or_default(),
+        delete: delete(run.delete),
+        max_delete: optional("--max-delete", run.max_delete.as_deref(), value::max_delete)?,
+        allow_empty: run.allow_empty,
+        delete_excluded: args.rules.delete_excluded,
+        mkpath: run.mkpath,
+        filter,
+        attributes: attributes(args),
+        one_file_system: args.rules.one_file_system,
+        max_size: optional("--max-size", args.rules.max_size.as_deref(), value::size)?,
+        size_only: args.transfer.size_only,
+        fsync: args.transfer.fsync,
+        rescan,
+        watch,
+        ssh,
+        agent,
+        ..MirrorConfig::new("", source, Target::Local("/".into()))
+    };
+    let mut mirrors = Vec::new();
+    for (at, text) in args.targets.iter().enumerate() {
+        let target = match Target::parse(text.as_bytes()).map_err(|e| bad_target(text, e))? {
+            Target::Local(dir) => {
+                Target::Local(place::local_target(&dir, &world.cwd, &base.source)?)
+            }
+            ssh @ Target::Ssh(_) => ssh,
+        };
+        let name = match names.get(at) {
+            Some(name) => checked_name(name)?,
+            None => target.to_string(),
+        };
+        mirrors.push(MirrorConfig { name, target, ..base.clone() });
+    }
+    guard::all(&mirrors)?;
+    Ok(Invocation::Push {
+        mirrors,
+        once: run.once || run.dry_run,
+        dry_run: run.dry_run,
+        output: output(&args.output, world),
+    })
+}
+
+/// What `agent install` and `agent check` are asked to do.
+pub(super) fn agent(install: bool, args: &AgentArgs, world: &World) -> Result<Invocation> {
+    if args.reach.rsync.is_some() {
+        return Err(not_yet("--rsync"));
+    }
+    let host = SshTarget::parse_host(args.host.as_bytes()).map_err(|error| {
+        let hint = "a host is [USER@]HOST or ssh://[USER@]HOST[:PORT]";
+        Error::usage(format!("bad host '{}': {error}", shown(&args.host))).hint(hint)
+    })?;
+    if install && args.reach.agent_path.is_some() {
+        return Err(Error::usage("--agent-path names an agent that is there already")
+            .hint("lsyncd agent check tests it"));
+    }
+    Ok(Invocation::Agent(Box::new(AgentVisit {
+        install,
+        host,
+        ssh: ssh(&args.reach, world)?,
+        agent: agent_options(&args.reach, world)?,
+        output: output(&args.output, world),
+    })))
+}
+
+/// Options of the contract that are not built yet: an error, never ignored.
+fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
+    let table = [
+        (args.run.verify_every.is_some(), "--verify-every", ""),
+        (args.run.trash.is_some(), "--trash", "--delete no keeps what the source no longer has"),
+        (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
+        (args.rules.cvs_exclude, "--cvs-exclude", "use --exclude-from FILE"),
+        (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
+        (args.attributes.chown.is_some(), "--chown", "--no-owner --no-group leave both alone"),
+        (args.attributes.usermap.is_some(), "--usermap", "--no-owner leaves owners alone"),
+        (args.attributes.groupmap.is_some(), "--groupmap", "--no-group leaves groups alone"),
+        (args.attributes.chmod.is_some(), "--chmod", "--no-perms leaves permissions alone"),
+        (args.transfer.checksum, "--checksum", "live changes are never judged by size and time"),
+        (args.transfer.inplace, "--inplace", ""),
+        (args.transfer.bwlimit.is_some(), "--bwlimit", ""),
+        (
+            args.transfer.compress.as_deref().is_some_and(|how| how != "off"),
+            "--compress",
+            "--compress off is what happens",
+        ),
+        (args.reach.rsync.is_some(), "--rsync", "the agent needs no rsync on either side"),
+        (args.daemon.control.is_some(), "--control", ""),
+        (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),
+    ];
+    match table.into_iter().find(|(given, _, _)| *given) {
+        Some((_, option, "")) => Err(not_yet(option)),
+        Some((_, option, hint)) => Err(not_yet(option).hint(hint)),
+        None => Ok(()),
+    }
+}
+
+fn attributes(args: &PushArgs) -> Attributes {
+    let asked = &args.attributes;
+    // --no-xattrs, --no-acls, --no-hard-links and --no-devices ask for what happens anyway: these
+    // are not carried yet, so there is nothing to turn off.
+    let _ = (asked.no_xattrs, asked.no_acls, asked.no_hard_links, asked.no_devices);
+    Attributes {
+        perms: !asked.no_perms,
+        owner: !asked.no_owner,
+        group: !asked.no_group,
+        times: !asked.no_times,
+        numeric_ids: asked.numeric_ids,
+    }
+}
+
+fn delete(when: Option<When>) -> Delete {
+    match when {
+        None | Some(When::Yes) => Delete::Yes,
+        Some(When::No) => Delete::No,
+        Some(When::Startup) => Delete::Startup,
+        Some(When::Running) => Delete::Running,
+    }
+}
+
+fn watch(how: Option<Watch>) -> Result<WatchChoice> {
+    match how {
+        None | Some(Watch::Auto) => Ok(WatchChoice::Auto),
+        Some(Watch::Inotify) => Ok(WatchChoice::Inotify),
+        Some(Watch::Notify) => Ok(WatchChoice::Notify),
+        Some(Watch::Poll) => Ok(WatchChoice::Poll),
+        Some(Watch::Fanotify) => Err(not_yet("--watch fanotify")),
+    }
+}
+
+fn ssh(reach: &ReachArgs, world: &World) -> Result<SshOptions> {
+    let port = |text: &str| {
+        let port = text.parse::<u16>().ok().filter(|p| *p != 0 && !text.starts_with('+'));
+        port.ok_or_else(|| "not a number from 1 to 65535".to_owned())
+    };
+    Ok(SshOptions {
+        config: reach.ssh_config.as_ref().map(|path| world.cwd.join(path)),
+        port: optional("--port", reach.port.as_deref(), port)?,
+        identities: reach.identity.iter().map(|path| world.cwd.join(path)).collect(),
+        command: optional("--ssh-command", reach.ssh_command.as_deref(), value::words)?,
+        home: world.home.clone(),
+        user: world.user.clone(),
+        auth_sock: world.auth_sock.clone(),
+    })
+}
+
+fn agent_options(reach: &ReachArgs, world: &World) -> Result<AgentOptions> {
+    if let Some(path) = &reach.agent_path
+        && (path.is_empty() || path.contains(['\0', '\n']))
+    {
+        return Err(bad("--agent-path", path, "not a path"));
+    }
+    Ok(AgentOptions {
+        path: reach.agent_path.clone(),
+        binary: reach.agent_binary.as_ref().map(|path| world.cwd.join(path)),
+        own_binary: world.exe.clone(),
+    })
+}
+
+fn output(args: &OutputArgs, world: &World) -> Output {
+    Output {
+        json: args.json,
+        verbose: args.verbose,
+        quiet: args.quiet,
+        progress: world.stderr_terminal && !(args.no_progress || args.json || args.quiet),
+    }
+}
+
+/// A name that a person can type and see.
+fn checked_name(name: &str) -> Result<String> {
+    if name.is_empty() || name.starts_with('-') || name.chars().any(char::is_control) {
+        let why = "a name is not empty, begins with no hyphen and holds no control characters";
+        return Err(bad("--name", name, why));
+    }
+    Ok(name.to_owned())
+}
+
+/// Reads a value if there is one.
+fn optional<T>(
+    option: &str,
+    text: Option<&str>,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>> {
+    text.map(|text| read(text).map_err(|why| bad(option, text, &why))).transpose()
+}
+
+fn bad(option: &str, value: &str, why: &str) -> Error {
+    Error::usage(format!("bad {option} '{}': {why}", shown(OsStr::new(value))))
+        .hint(format!("see {option} in lsyncd push --help"))
+}
+
+fn bad_target(text: &OsStr, error: BadTarget) -> Error {
+    Error::usage(format!("bad target '{}': {error}", shown(text))).hint(error.hint())
+}
+
+fn times(n: usize) -> String {
+    if n == 1 { "once".to_owned() } else { format!("{n} times") }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}

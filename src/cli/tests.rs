@@ -1,0 +1,469 @@
+//! Command lines to what is meant by them, and every error text of the command line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Delete, MaxDelete, Target, WatchChoice};
+
+struct Place {
+    root: tempfile::TempDir,
+    world: World,
+}
+
+/// A place with a source directory `src` and a file of rules `rules`.
+fn place() -> Place {
+    let root = tempfile::tempdir().unwrap();
+    let cwd = root.path().canonicalize().unwrap();
+    std::fs::create_dir(cwd.join("src")).unwrap();
+    std::fs::write(cwd.join("rules"), "# mine\n*.tmp\n+ keep\n").unwrap();
+    let world = World {
+        cwd,
+        home: Some("/home/me".into()),
+        user: Some("me".to_owned()),
+        auth_sock: Some("/tmp/agent.sock".into()),
+        exe: Some("/usr/bin/lsyncd".into()),
+        stdout_terminal: false,
+        stderr_terminal: true,
+    };
+    Place { root, world }
+}
+
+impl Place {
+    fn read(&self, line: &[&str]) -> Result<Invocation> {
+        let words = std::iter::once("lsyncd").chain(line.iter().copied()).map(OsString::from);
+        parse(words, &self.world)
+    }
+
+    /// The mirrors of `push LINE src h:d`.
+    fn push(&self, line: &[&str]) -> Vec<MirrorConfig> {
+        let line: Vec<&str> = [&["push"][..], line, &["src", "h:d"][..]].concat();
+        match self.read(&line) {
+            Ok(Invocation::Push { mirrors, .. }) => mirrors,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    fn mirror(&self, line: &[&str]) -> MirrorConfig {
+        self.push(line).remove(0)
+    }
+
+    fn error(&self, line: &[&str]) -> (String, String, Exit) {
+        let error = self.read(line).expect_err(&format!("{line:?}"));
+        (error.to_string(), error.hint_text().unwrap_or_default().to_owned(), error.exit())
+    }
+
+    /// The error of `push LINE src h:d`, which is one of usage.
+    fn refused(&self, line: &[&str]) -> (String, String) {
+        let line: Vec<&str> = [&["push"][..], line, &["src", "h:d"][..]].concat();
+        let (text, hint, exit) = self.error(&line);
+        assert_eq!(exit, Exit::Usage, "{line:?} {text}");
+        (text, hint)
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_plain_push_has_every_default() {
+    let place = place();
+    let mirror = place.mirror(&[]);
+    let source = place.root.path().canonicalize().unwrap().join("src");
+    assert_eq!(mirror.source, source);
+    assert_eq!(mirror.name, "h:d");
+    assert_eq!(mirror.target.to_string(), "h:d");
+    assert_eq!(mirror.delay, Duration::ZERO);
+    assert_eq!(mirror.delete, Delete::Yes);
+    assert_eq!(mirror.rescan, Some(Duration::from_secs(3600)));
+    assert_eq!(mirror.watch, WatchChoice::Auto);
+    assert_eq!(mirror.ssh.home.as_deref(), Some(Path::new("/home/me")));
+    assert_eq!(mirror.agent.own_binary.as_deref(), Some(Path::new("/usr/bin/lsyncd")));
+    assert!(mirror.filter.is_empty() && mirror.max_delete.is_none() && mirror.max_size.is_none());
+    assert!(!(mirror.fsync || mirror.mkpath || mirror.allow_empty || mirror.size_only));
+    let Ok(Invocation::Push { once: false, dry_run: false, output, .. }) =
+        place.read(&["push", "src", "h:d"])
+    else {
+        panic!();
+    };
+    assert_eq!(output, Output { json: false, verbose: 0, quiet: false, progress: true });
+}
+
+#[test]
+fn every_option_that_is_there_means_something() {
+    let place = place();
+    let m = |line: &[&str]| place.mirror(line);
+    assert_eq!(m(&["--delay", "0.5"]).delay, Duration::from_millis(500));
+    assert_eq!(m(&["--delay=1", "--delay=2"]).delay, Duration::from_secs(2), "the last counts");
+    assert_eq!(m(&["--delete", "no"]).delete, Delete::No);
+    assert_eq!(m(&["--delete=startup"]).delete, Delete::Startup);
+    assert_eq!(m(&["--delete=running"]).delete, Delete::Running);
+    assert_eq!(m(&["--max-delete", "10%"]).max_delete, Some(MaxDelete::Percent(10)));
+    assert!(m(&["--allow-empty"]).allow_empty);
+    assert!(m(&["--mkpath"]).mkpath);
+    assert!(m(&["--size-only"]).size_only);
+    assert!(m(&["--fsync"]).fsync);
+    assert!(m(&["-x"]).one_file_system);
+    assert_eq!(m(&["--max-size", "1K"]).max_size, Some(1024));
+    assert_eq!(m(&["--rescan", "0"]).rescan, None);
+    assert_eq!(m(&["--rescan", "1.5"]).rescan, Some(Duration::from_millis(1500)));
+    assert_eq!(m(&["--watch", "poll"]).watch, WatchChoice::Poll);
+    assert_eq!(m(&["--watch", "notify"]).watch, WatchChoice::Notify);
+    assert_eq!(m(&["--watch", "inotify"]).watch, WatchChoice::Inotify);
+    assert!(m(&["--numeric-ids"]).attributes.numeric_ids);
+    assert!(!m(&["--no-owner"]).attributes.owner);
+    assert!(!m(&["--no-group"]).attributes.group);
+    assert!(!m(&["--no-perms"]).attributes.perms);
+    assert!(!m(&["--no-times"]).attributes.times);
+    m(&["--no-xattrs", "--no-acls", "--no-hard-links", "--no-devices", "--compress", "off"]);
+    let excluded = m(&["--exclude", "a", "--delete-excluded"]);
+    assert!(excluded.delete_excluded);
+    let a = lsync_protocol::path::RelPath::new(&b"a"[..]).unwrap();
+    assert!(excluded.filter.verdict(&a, false).deletable);
+    assert!(!m(&["--exclude", "a"]).filter.verdict(&a, false).deletable);
+    assert_eq!(m(&["--name", "web"]).name, "web");
+
+    let ssh = m(&[
+        "-p",
+        "2222",
+        "-i",
+        "key",
+        "--identity",
+        "/k",
+        "--ssh-config",
+        "conf",
+        "--ssh-command",
+        "ssh -o 'A b'",
+    ])
+    .ssh;
+    assert_eq!(ssh.port, Some(2222));
+    assert_eq!(ssh.identities, [place.world.cwd.join("key"), "/k".into()]);
+    assert_eq!(ssh.config, Some(place.world.cwd.join("conf")));
+    assert_eq!(ssh.command.unwrap(), ["ssh", "-o", "A b"]);
+    assert_eq!(ssh.auth_sock, Some("/tmp/agent.sock".into()));
+    let agent = m(&["--agent-path", "~/x/lsync-agent", "--agent-binary", "bin"]).agent;
+    assert_eq!(agent.path.as_deref(), Some("~/x/lsync-agent"));
+    assert_eq!(agent.binary, Some(place.world.cwd.join("bin")));
+
+    let output = |line: &[&str]| match place.read(&[&["push", "src", "h:d"], line].concat()) {
+        Ok(Invocation::Push { once, dry_run, output, .. }) => (once, dry_run, output),
+        other => panic!("{other:?}"),
+    };
+    assert!(output(&["--once"]).0);
+    assert_eq!((output(&["-n"]).0, output(&["-n"]).1), (true, true), "a dry run implies once");
+    assert_eq!(output(&["-vv"]).2.verbose, 2);
+    assert!(output(&["-q"]).2.quiet && !output(&["-q"]).2.progress);
+    assert!(output(&["--json"]).2.json && !output(&["--json"]).2.progress);
+    assert!(!output(&["--no-progress"]).2.progress);
+}
+
+#[test]
+fn rules_keep_their_order() {
+    let mirror = place().mirror(&[
+        "--include",
+        "a",
+        "--exclude-from",
+        "rules",
+        "--exclude=b",
+        "--filter",
+        "- c",
+        "--include",
+        "d",
+        "--filter=P e",
+        "--exclude",
+        "- f",
+        "--include-from=rules",
+    ]);
+    let rules: Vec<String> = mirror.filter.rules().map(ToString::to_string).collect();
+    assert_eq!(
+        rules,
+        ["+ a", "- *.tmp", "+ keep", "- b", "- c", "+ d", "P e", "- f", "+ *.tmp", "+ keep"]
+    );
+}
+
+#[test]
+fn several_targets_are_several_mirrors() {
+    let place = place();
+    let Ok(Invocation::Push { mirrors, .. }) = place.read(&[
+        "push",
+        "src",
+        "h:/a",
+        "copy",
+        "ssh://me@h:22/b",
+        "--name",
+        "one",
+        "--name=two",
+        "--name=three",
+    ]) else {
+        panic!();
+    };
+    let names: Vec<&str> = mirrors.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["one", "two", "three"]);
+    assert_eq!(mirrors[1].target, Target::Local(place.world.cwd.join("copy")));
+    let (text, hint, _) = place.error(&["push", "src", "h:a", "h:b", "--name", "x"]);
+    assert_eq!(text, "--name is given once, with 2 targets");
+    assert_eq!(hint, "give --name once for each TARGET, in their order");
+    let (text, ..) = place.error(&["push", "src", "h:a", "h:b", "--name", "x", "--name=x"]);
+    assert_eq!(text, "two mirrors are called x");
+    let (text, _, exit) = place.error(&["push", "src", "h:a", "h:a"]);
+    assert_eq!((text.as_str(), exit), ("the target h:a is named twice", Exit::Usage));
+}
+
+#[test]
+fn what_is_not_there_yet_says_so() {
+    let place = place();
+    for (line, option) in [
+        (&["--checksum"][..], "--checksum"),
+        (&["--verify-every", "5"], "--verify-every"),
+        (&["-C"], "--cvs-exclude"),
+        (&["--chown", "a:b"], "--chown"),
+        (&["--usermap=a:b"], "--usermap"),
+        (&["--groupmap=a:b"], "--groupmap"),
+        (&["--chmod=a+r"], "--chmod"),
+        (&["-L"], "--copy-links"),
+        (&["--inplace"], "--inplace"),
+        (&["--trash", "x"], "--trash"),
+        (&["--bwlimit", "10"], "--bwlimit"),
+        (&["--compress", "auto"], "--compress"),
+        (&["--compress=3"], "--compress"),
+        (&["--rsync"], "--rsync"),
+        (&["--rsync=/usr/bin/rsync"], "--rsync"),
+        (&["--control", "x"], "--control"),
+        (&["--metrics", "x"], "--metrics"),
+        (&["--watch", "fanotify"], "--watch fanotify"),
+    ] {
+        assert_eq!(place.refused(line).0, format!("{option} is not there yet"));
+    }
+    for command in [
+        "run", "status", "flush", "pause", "resume", "why", "monitor", "verify", "check", "migrate",
+    ] {
+        let (text, hint, exit) = place.error(&[command, "--some", "x"]);
+        assert_eq!(text, format!("lsyncd {command} is not there yet"));
+        assert!(hint.starts_with("lsyncd push"), "{hint}");
+        assert_eq!(exit, Exit::Usage);
+    }
+    let (text, ..) = place.error(&["agent", "authorize"]);
+    assert_eq!(text, "lsyncd agent authorize is not there yet");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_a_hint() {
+    let place = place();
+    let seconds = "not a number of seconds, such as 10 or 0.5";
+    let table: &[(&[&str], String, &str)] = &[
+        (&["--delay", "x"], format!("bad --delay 'x': {seconds}"), "see --delay in"),
+        (&["--rescan=1h"], format!("bad --rescan '1h': {seconds}"), "see --rescan in"),
+        (
+            &["--max-delete", "101%"],
+            "bad --max-delete '101%': not a percentage from 0% to 100%".to_owned(),
+            "see --max-delete",
+        ),
+        (
+            &["--max-size", "ten"],
+            "bad --max-size 'ten': not a size, such as 4096, 10M, 1.5GB or 2GiB".to_owned(),
+            "see --max-size",
+        ),
+        (&["-p", "0"], "bad --port '0': not a number from 1 to 65535".to_owned(), "see --port"),
+        (
+            &["--ssh-command", "ssh 'x"],
+            "bad --ssh-command 'ssh 'x': a ' is not closed".to_owned(),
+            "see --ssh-command",
+        ),
+        (&["--agent-path="], "bad --agent-path '': not a path".to_owned(), "see --agent-path"),
+        (
+            &["--name", "a\u{1b}"],
+            "bad --name 'a\\x1b': a name is not empty, begins with no hyphen and holds no control characters"
+                .to_owned(),
+            "see --name",
+        ),
+        (&["--watch", "eyes"], "bad --watch 'eyes'".to_owned(), "it takes one of auto, fanotify"),
+        (&["--delete", "maybe"], "bad --delete 'maybe'".to_owned(), "it takes one of yes, no"),
+        (&["--delete-after"], "unknown option --delete-after".to_owned(), ""),
+        (&["--exclud", "x"], "unknown option --exclud".to_owned(), "did you mean --exclude"),
+        (&["-a"], "unknown option -a".to_owned(), "it is what push does by default"),
+        (&["-e", "ssh"], "unknown option -e".to_owned(), "use --ssh-command"),
+        (&["-q", "-v"], "--quiet does not go with --verbose...".to_owned(), "see lsyncd push"),
+        (
+            &["--watch=poll", "--rescan=0"],
+            "--watch poll does nothing with --rescan 0".to_owned(),
+            "give --rescan the seconds",
+        ),
+        (
+            &["--filter", "x y"],
+            "bad filter rule 'x y': it must begin with one of + - P R H S !".to_owned(),
+            "such as --filter '- *.o', or shorter: --exclude '*.o'",
+        ),
+        (
+            &["--filter", ": .rsync-filter"],
+            "bad filter rule ': .rsync-filter': rules that are read from files by a rule (merge, dir-merge) are not there yet"
+                .to_owned(),
+            "use --exclude-from FILE",
+        ),
+        (&["--exclude="], "bad filter rule '': the pattern is missing".to_owned(), "rsync's manual"),
+    ];
+    for (line, expected, hint) in table {
+        let (text, said) = place.refused(line);
+        assert_eq!(text, *expected);
+        assert!(said.starts_with(hint) && !said.is_empty(), "{line:?}: {said}");
+    }
+    std::fs::write(place.world.cwd.join("bad"), "a\n- \n").unwrap();
+    assert_eq!(
+        place.refused(&["--exclude-from=bad"]).0,
+        "bad filter rule '- ': the pattern is missing in bad"
+    );
+    let (text, _, exit) = place.error(&["push", "--exclude-from", "none", "src", "h:d"]);
+    assert_eq!(text, "cannot read the rules in none: no such file or directory");
+    assert_eq!(exit, Exit::Failed);
+}
+
+#[test]
+fn places_that_make_no_sense_are_refused() {
+    let place = place();
+    let table: &[(&[&str], &str, Exit)] = &[
+        (&["push"], "missing SOURCE, TARGET...", Exit::Usage),
+        (&["push", "src"], "missing TARGET...", Exit::Usage),
+        (
+            &["push", "src", "h:"],
+            "bad target 'h:': the directory behind the colon is missing",
+            Exit::Usage,
+        ),
+        (
+            &["push", "src", "h::m"],
+            "bad target 'h::m': targets of an rsync daemon are not there yet",
+            Exit::Usage,
+        ),
+        (&["push", "none", "h:d"], "cannot mirror none: no such file or directory", Exit::Failed),
+        (&["push", "rules", "h:d"], "cannot mirror rules: not a directory", Exit::Failed),
+        (
+            &["push", "src", "h:/"],
+            "refusing to mirror to h:/: it is the root directory",
+            Exit::Stopped,
+        ),
+        (&["push", "src", "/"], "refusing to mirror to /: it is the root directory", Exit::Stopped),
+        (
+            &["agent", "check", "h:d"],
+            "bad host 'h:d': ':' cannot stand in a host name",
+            Exit::Usage,
+        ),
+        (&["agent", "chek", "h"], "unknown command chek", Exit::Usage),
+        (&["agent", "install"], "missing HOST", Exit::Usage),
+        (&["--generate"], "--generate needs a value", Exit::Usage),
+        (&["--generate", "csh"], "bad --generate 'csh'", Exit::Usage),
+        (
+            &["lsyncd.conf"],
+            "cannot run the configuration lsyncd.conf: configuration files are not there yet",
+            Exit::Failed,
+        ),
+    ];
+    for (line, expected, code) in table {
+        let (text, hint, exit) = place.error(line);
+        assert_eq!((text.as_str(), exit), (*expected, *code), "{line:?}");
+        assert!(!hint.is_empty(), "{line:?}");
+    }
+    let cwd = place.world.cwd.display();
+    for (target, expected) in [
+        ("src", format!("refusing to mirror {cwd}/src to itself")),
+        ("src/x", format!("refusing to mirror {cwd}/src into itself: {cwd}/src/x is inside it")),
+        (".", format!("refusing to mirror {cwd}/src to {cwd}: the source is inside the target")),
+    ] {
+        let (text, _, exit) = place.error(&["push", "src", target]);
+        assert_eq!((text, exit), (expected, Exit::Stopped));
+    }
+}
+
+#[test]
+fn agents_help_version_and_the_rest() {
+    let place = place();
+    match place.read(&["agent", "install", "me@h", "-p", "22"]) {
+        Ok(Invocation::Agent(visit)) => {
+            assert!(visit.install);
+            assert_eq!(visit.host.to_string(), "me@h:.");
+            assert_eq!(visit.ssh.port, Some(22));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(
+        place.read(&["agent", "check", "ssh://h:1"]),
+        Ok(Invocation::Agent(visit)) if !visit.install
+    ));
+    for flag in ["-V", "--version", "-version"] {
+        match place.read(&[flag]) {
+            Ok(Invocation::Print { text, exit: Exit::Done }) => {
+                assert_eq!(text, format!("Version: {}\n", env!("CARGO_PKG_VERSION")));
+            }
+            other => panic!("{flag}: {other:?}"),
+        }
+    }
+    let text = |line: &[&str]| match place.read(line) {
+        Ok(Invocation::Print { text, exit }) => (text, exit),
+        other => panic!("{line:?}: {other:?}"),
+    };
+    assert_eq!(text(&["--help"]).1, Exit::Done);
+    assert_eq!(text(&["-help"]).1, Exit::Failed);
+    assert_eq!(text(&[]).1, Exit::Failed);
+    assert_eq!(text(&["agent"]).1, Exit::Usage);
+    let (help, exit) = text(&["push", "--help"]);
+    assert_eq!(exit, Exit::Done);
+    for option in [
+        "--once",
+        "--delay",
+        "--delete",
+        "--max-delete",
+        "--allow-empty",
+        "--delete-excluded",
+        "-n, --dry-run",
+        "--checksum",
+        "--size-only",
+        "--rescan",
+        "--verify-every",
+        "--exclude",
+        "--include",
+        "--filter",
+        "--exclude-from",
+        "--include-from",
+        "-C, --cvs-exclude",
+        "--chown",
+        "--usermap",
+        "--groupmap",
+        "--chmod",
+        "--numeric-ids",
+        "--no-owner",
+        "--no-group",
+        "--no-perms",
+        "--no-times",
+        "--no-xattrs",
+        "--no-acls",
+        "--no-hard-links",
+        "--no-devices",
+        "-x, --one-file-system",
+        "-L, --copy-links",
+        "--max-size",
+        "--inplace",
+        "--fsync",
+        "--trash",
+        "--bwlimit",
+        "--compress",
+        "-p, --port",
+        "-i, --identity",
+        "--ssh-config",
+        "--ssh-command",
+        "--agent-path",
+        "--agent-binary",
+        "--rsync",
+        "--watch",
+        "--name",
+        "--control",
+        "--metrics",
+        "--json",
+        "-v, --verbose",
+        "-q, --quiet",
+        "--no-progress",
+        "--mkpath",
+    ] {
+        assert!(help.contains(option), "{option} is not in the help");
+    }
+    assert!(matches!(place.read(&["--generate", "man"]), Ok(Invocation::Generate(Generate::Man))));
+    assert!(matches!(place.read(&["--generate=zsh"]), Ok(Invocation::Generate(Generate::Zsh))));
+}
