@@ -5,11 +5,15 @@
 //! sent is what a look sees later. Lost events are a value, [`WatchEvent::Overflow`].
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
 
-use lsync_protocol::path::RelPath;
+use lsync_protocol::path::{Escaped, RelPath};
 
+use crate::config::WatchChoice;
 use crate::error::Error;
 
+#[cfg(target_os = "linux")]
 pub mod inotify;
 pub mod notify;
 pub mod poll;
@@ -75,6 +79,23 @@ pub struct WatchStatus {
     pub overflows: u64,
 }
 
+/// What a watch may take, and how often it looks where it cannot watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchLimits {
+    /// How often what cannot be watched (all of it, with [`poll`]) is reported as
+    /// [`WatchEvent::Unsure`].
+    pub poll: Duration,
+    /// The most directories to watch, of those that the kernel allows; the rest is polled.
+    /// `None`: as many as the kernel allows.
+    pub watches: Option<u64>,
+}
+
+impl Default for WatchLimits {
+    fn default() -> Self {
+        WatchLimits { poll: Duration::from_secs(10), watches: None }
+    }
+}
+
 /// Watches one source. Dropping it ends the watch and its thread.
 pub trait Watcher: Send + Sync {
     /// Called by every walk before it reads a directory, so that nothing that happens after the
@@ -88,4 +109,94 @@ pub trait Watcher: Send + Sync {
 
     /// How it stands.
     fn status(&self) -> WatchStatus;
+}
+
+/// Opens a watch on the directory `root` (absolute). Nothing is reported before a walk has
+/// [entered](Watcher::enter) the root.
+///
+/// # Errors
+/// The back end cannot be had: the hint names the setting to raise, or another back end.
+pub fn open(
+    choice: WatchChoice,
+    root: &Path,
+    limits: WatchLimits,
+    sink: EventSink,
+) -> Result<Box<dyn Watcher>, Error> {
+    match choice {
+        WatchChoice::Auto => match eventless(root) {
+            Some(kind) => {
+                tracing::warn!(
+                    "{} is on {kind}, which tells of no changes: it is looked at every {} seconds",
+                    Escaped(root.as_os_str().as_encoded_bytes()),
+                    limits.poll.as_secs_f32(),
+                );
+                Ok(Box::new(poll::Poll::open(root, limits, sink)?))
+            }
+            None => open(native(), root, limits, sink),
+        },
+        #[cfg(target_os = "linux")]
+        WatchChoice::Inotify => Ok(Box::new(inotify::Inotify::open(root, limits, sink)?)),
+        #[cfg(not(target_os = "linux"))]
+        WatchChoice::Inotify => Err(Error::usage("--watch inotify is for Linux alone")
+            .hint("leave it out, or use --watch notify")),
+        WatchChoice::Notify => Ok(Box::new(notify::Notify::open(root, limits, sink)?)),
+        WatchChoice::Poll => Ok(Box::new(poll::Poll::open(root, limits, sink)?)),
+    }
+}
+
+/// The back end for this system where the file system tells of changes.
+fn native() -> WatchChoice {
+    if cfg!(target_os = "linux") { WatchChoice::Inotify } else { WatchChoice::Notify }
+}
+
+/// The name of the file system under `root`, if the kernel does not hear of all its changes: they
+/// are made on other hosts, or by a program behind the kernel's back.
+#[cfg(target_os = "linux")]
+fn eventless(root: &Path) -> Option<&'static str> {
+    // An error is left to the back end, which has the words for it.
+    let kind = rustix::fs::statfs(root).ok()?.f_type;
+    // The types of 32 bits are signed on some systems.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    eventless_type(kind as u32)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn eventless(_root: &Path) -> Option<&'static str> {
+    None
+}
+
+/// By the magic number of `statfs`.
+#[cfg(target_os = "linux")]
+fn eventless_type(kind: u32) -> Option<&'static str> {
+    Some(match kind {
+        0x6969 => "NFS",
+        0x517b | 0xfe53_4d42 => "SMB",
+        0xff53_4d42 => "CIFS",
+        0x6573_5546 => "FUSE",
+        0x0102_1997 => "9p",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x7375_7245 => "Coda",
+        0x00c3_6400 => "Ceph",
+        0x0bd0_0bd0 => "Lustre",
+        0x0116_1970 => "GFS2",
+        0x7461_636f => "OCFS2",
+        0x786f_4256 => "vboxsf",
+        0xbacb_acbc => "vmhgfs",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn file_systems_of_other_hosts_are_polled() {
+        assert_eq!(eventless_type(0x6969), Some("NFS"));
+        assert_eq!(eventless_type(0xff53_4d42), Some("CIFS"));
+        assert_eq!(eventless_type(0xef53), None, "ext4");
+        assert_eq!(eventless(Path::new("/proc")), None);
+        assert_eq!(eventless(Path::new("/does/not/exist")), None);
+    }
 }
