@@ -17,6 +17,7 @@ use crate::error::Error;
 pub mod inotify;
 pub mod notify;
 pub mod poll;
+mod unwatched;
 
 /// What the kernel said, as hints about paths beneath the source's root.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,13 +24,12 @@ use rustix::io::Errno;
 
 use self::pairs::{Heard, Pairs};
 use self::tree::Tree;
-use self::unwatched::Unwatched;
+use super::unwatched::{Unwatched, limit, number};
 use super::{EventSink, WatchEvent, WatchLimits, WatchStatus, Watcher};
 use crate::error::Error;
 
 mod pairs;
 mod tree;
-mod unwatched;
 
 /// The bytes of one read: some thousand events.
 const READ: usize = 64 * 1024;
@@ -41,10 +40,6 @@ const MOST: usize = 256 * 1024;
 
 /// How long the first half of a rename waits for the second after the queue was empty.
 const HALF: Duration = Duration::from_millis(5);
-
-/// How long after the first directory that cannot be watched it is said: a walk is on, and the
-/// number that is needed is known better by then.
-const SAY_AFTER: Duration = Duration::from_secs(1);
 
 /// What is asked of every directory. Not `IN_OPEN` and `IN_ACCESS`: our own reads would wake us.
 /// Not `IN_DELETE_SELF` and `IN_MOVE_SELF` but for the root: the parent tells, and `IN_IGNORED`.
@@ -86,16 +81,6 @@ struct State {
     unwatched: Unwatched,
     /// The bytes read from the queue, ever.
     read: u64,
-    /// When it is to be said, once, that not all can be watched.
-    say: Say,
-}
-
-/// Whether it was said that watches are lacking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Say {
-    Nothing,
-    At(Instant),
-    Said,
 }
 
 impl Inotify {
@@ -128,9 +113,8 @@ impl Inotify {
             state: Mutex::new(State {
                 tree: Tree::new(),
                 pairs: Pairs::default(),
-                unwatched: Unwatched::default(),
+                unwatched: Unwatched::new(root, limits.poll),
                 read: 0,
-                say: Say::Nothing,
             }),
         });
         let thread = std::thread::Builder::new()
@@ -156,7 +140,7 @@ impl Watcher for Inotify {
         WatchStatus {
             backend: "inotify",
             watches: state.tree.watched() as u64,
-            limit: self.shared.limit().map(|(_, limit)| limit),
+            limit: limit().map(|(_, limit)| limit),
             polled: state.unwatched.count(),
             overflows: state.pairs.overflows,
         }
@@ -191,7 +175,7 @@ impl Shared {
         let mask = if dir.is_root() { EVERY | OF_ROOT } else { EVERY };
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let mut state = self.lock();
-        let State { tree, pairs, unwatched, read, say } = &mut *state;
+        let State { tree, pairs, unwatched, read } = &mut *state;
         let queued = rustix::io::ioctl_fionread(&self.queue).unwrap_or(0);
         let most = self.limits.watches.is_some_and(|most| tree.watched() as u64 >= most);
         let answer =
@@ -204,13 +188,7 @@ impl Shared {
                 Ok(())
             }
             Err(Errno::NOSPC) => {
-                let first = unwatched.is_empty();
-                unwatched.add(dir);
-                if *say == Say::Nothing {
-                    *say = Say::At(Instant::now() + SAY_AFTER.min(self.limits.poll));
-                }
-                drop(state);
-                if first {
+                if unwatched.add(dir) {
                     self.wake();
                 }
                 Ok(())
@@ -237,14 +215,10 @@ impl Shared {
     fn run(&self, mut sink: EventSink) {
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); READ];
         let mut half_until: Option<Instant> = None;
-        let mut round: Option<Instant> = None;
         let mut deaf = false;
         while !self.stop.load(Ordering::Acquire) {
-            let say = match self.lock().say {
-                Say::At(at) => Some(at),
-                _ => None,
-            };
-            self.sleep([half_until, round, say].into_iter().flatten().min(), deaf);
+            let due = self.lock().unwatched.due();
+            self.sleep([half_until, due].into_iter().flatten().min(), deaf);
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
@@ -270,30 +244,20 @@ impl Shared {
                 continue;
             }
             half_until = None;
-            let State { tree, pairs, unwatched, say, .. } = &mut *state;
+            let State { tree, pairs, unwatched, .. } = &mut *state;
             let mut events = pairs.take(tree);
             self.take_back(&mut pairs.dead);
-            if !unwatched.is_empty() {
-                for event in &events {
-                    if let WatchEvent::Renamed { from, to, dir: true } = event {
-                        unwatched.renamed(from, to);
-                    }
+            for event in &events {
+                if let WatchEvent::Renamed { from, to, dir: true } = event {
+                    unwatched.renamed(from, to);
                 }
             }
-            if matches!(say, Say::At(at) if now >= *at) {
-                *say = Say::Said;
-                self.say(tree.watched() as u64, unwatched.count());
-            }
             if deaf {
-                unwatched.add(&RelPath::root());
+                // Its timer is never off again.
+                let _ = unwatched.add(&RelPath::root());
             }
-            if round.is_some_and(|at| now >= at) {
-                events.extend(unwatched.next_round().into_iter().map(WatchEvent::Unsure));
-                round = None;
-            }
-            if round.is_none() && unwatched.count() > 0 {
-                round = Some(now + self.limits.poll);
-            }
+            let unsure = unwatched.turn(now, tree.watched() as u64);
+            events.extend(unsure.into_iter().map(WatchEvent::Unsure));
             drop(state);
             if !events.is_empty() {
                 sink(events);
@@ -355,29 +319,6 @@ impl Shared {
         }
     }
 
-    /// Says, once, that there are not enough watches.
-    fn say(&self, watched: u64, lacking: u64) {
-        let (sysctl, limit) = self.limit().unwrap_or(("fs.inotify.max_user_watches", watched));
-        // All that the user may have is taken, by us and by others.
-        let needed = limit.max(watched) + lacking;
-        tracing::warn!(
-            "cannot watch all of {}: no space left on device; {lacking} directories are looked at every {} seconds instead\n\
-             hint: raise {sysctl} (now {limit}, {needed} needed)",
-            shown(&self.root),
-            self.limits.poll.as_secs_f32(),
-        );
-    }
-
-    /// The setting that limits our watches, and its value.
-    fn limit(&self) -> Option<(&'static str, u64)> {
-        // Both are one number, but in a user namespace, which has its own, lower one.
-        let of_host = number("/proc/sys/fs/inotify/max_user_watches")
-            .map(|limit| ("fs.inotify.max_user_watches", limit));
-        let of_namespace = number("/proc/sys/user/max_inotify_watches")
-            .map(|limit| ("user.max_inotify_watches", limit));
-        [of_host, of_namespace].into_iter().flatten().min_by_key(|&(_, limit)| limit)
-    }
-
     /// Where a directory is, for error texts.
     fn at(&self, dir: &RelPath) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
@@ -393,9 +334,4 @@ fn shown(path: &Path) -> String {
 /// The bytes that an event takes in the kernel's queue: the name is padded to 16 with its NUL.
 fn size_in_queue(name: Option<&[u8]>) -> u64 {
     16 + name.map_or(0, |name| (name.len() as u64 + 1).next_multiple_of(16))
-}
-
-/// The number in a file of `/proc/sys`.
-fn number(path: &str) -> Option<u64> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -22,7 +22,7 @@ use rustix::fs::RenameFlags;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What reports events.
-const BACK_ENDS: [WatchChoice; 1] = [WatchChoice::Inotify];
+const BACK_ENDS: [WatchChoice; 2] = [WatchChoice::Inotify, WatchChoice::Notify];
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
