@@ -151,6 +151,12 @@ impl Collate {
         self.dirty.len() + self.steps.len()
     }
 
+    /// Did names move or go that the target has not been told of?
+    #[must_use]
+    pub fn has_steps(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// Is nothing dirty?
     #[must_use]
     pub fn is_empty(&self) -> bool {

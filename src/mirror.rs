@@ -1,1 +1,793 @@
-//! m
+//! Mirror: one source to one target, its whole state.
+//!
+//! [`Mirror::handle`] takes one event and the time and says what is to be done; it cannot wait, it
+//! reads nothing, and it is the only place where anything is decided. `run` waits, names what came
+//! and performs the effects. So every rule of the design (what is unacked is dirty again, unknown
+//! is not missing, walks delete last) is a property of this state and is tested as such.
+
+mod clear;
+mod flights;
+mod guard;
+mod live;
+mod owners;
+mod problems;
+pub mod run;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lsync_protocol::entry::{Digest, Entry, Held, Kind, Named, Quick, Wanted};
+use lsync_protocol::handshake::{Identity, Welcome};
+use lsync_protocol::message::{NoList, OpId, Outcome};
+use lsync_protocol::path::RelPath;
+
+use crate::collate::{Batch, Collate, Marks};
+use crate::config::Delete;
+use crate::error::{Exit, Problem};
+use crate::filter::Filter;
+use crate::plan::{Looked, Planned};
+use crate::watch::WatchEvent;
+
+pub use owners::Unasked;
+
+use clear::Clearings;
+use flights::{Cause, Flight, Flights};
+use guard::Guard;
+use owners::Owners;
+use problems::Problems;
+use walk::Walk;
+
+/// The most dirty paths that are remembered one by one; more collapse into subtrees.
+const DIRTY_MAX: usize = 200_000;
+/// The most paths looked at in one batch.
+const BATCH_MAX: usize = 4096;
+/// How many batches may be with the looker at a time.
+const LOOKS_MAX: usize = 4;
+/// How many operations may be in flight before no further changes are taken up.
+const FLIGHTS_MAX: usize = 32 * 1024;
+/// How many listings may wait for the target's answer.
+const LISTS_MAX: usize = 256;
+
+/// What of the configuration the decisions need.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The longest a change waits.
+    pub delay: Duration,
+    /// When names are deleted.
+    pub delete: Delete,
+    /// The most names deleted in a minute.
+    pub max_delete: Option<crate::config::MaxDelete>,
+    /// The target may be emptied.
+    pub allow_empty: bool,
+    /// What is mirrored.
+    pub filter: Arc<Filter>,
+    /// What the user wants carried.
+    pub wanted: Wanted,
+    /// Owners by number.
+    pub numeric_ids: bool,
+    /// How walks compare.
+    pub quick: Quick,
+    /// How often the whole tree is walked.
+    pub rescan: Option<Duration>,
+    /// Mirror once and end.
+    pub once: bool,
+    /// Nothing is done, only said.
+    pub dry_run: bool,
+    /// Keys the digests of this source.
+    pub key: [u8; 32],
+}
+
+/// A directory of the source as a walk saw it.
+#[derive(Debug, Clone)]
+pub struct SourceDir {
+    /// Which directory.
+    pub dir: RelPath,
+    /// The directory itself.
+    pub here: Entry,
+    /// What the rules let through, sorted by name.
+    pub entries: Vec<Named>,
+    /// Names that are there but could not be looked at, and why.
+    pub unknown: Vec<(Box<[u8]>, String)>,
+}
+
+/// Why the source's root cannot be trusted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootTrouble {
+    /// It is not there.
+    Gone,
+    /// Another file system is there: it was unmounted.
+    Unmounted,
+    /// Another directory is there.
+    Replaced,
+}
+
+/// Why an operation could not be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotBuilt {
+    /// What stood there has gone or is of another kind by now.
+    Vanished,
+    /// It could not be read, for this reason.
+    Unreadable(String),
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Event {
+    /// Time passed.
+    Tick,
+    /// The watcher heard something.
+    Watched(Arc<Vec<WatchEvent>>),
+    /// The target's agent is there.
+    Connected(Box<Welcome>),
+    /// The link is lost.
+    Lost,
+    /// A batch was looked at.
+    Looked(Result<Looked, RootTrouble>),
+    /// Names that a walk or a clearing means to delete were looked at: those that are missing.
+    StillMissing {
+        /// Who asked.
+        asked: u64,
+        /// What is certainly not there.
+        missing: Result<Vec<(RelPath, Kind)>, RootTrouble>,
+    },
+    /// The walk read a directory.
+    Walked {
+        /// The walk.
+        walk: u64,
+        /// What it saw.
+        seen: SourceDir,
+    },
+    /// The walk could not read a directory; nothing is concluded of what is in it.
+    WalkFailed {
+        /// The walk.
+        walk: u64,
+        /// The directory.
+        dir: RelPath,
+        /// Why.
+        why: String,
+    },
+    /// The walk has read everything.
+    WalkEnded {
+        /// The walk.
+        walk: u64,
+        /// Whether the root was still the root.
+        root: Result<(), RootTrouble>,
+    },
+    /// The target's answer to a listing: equal.
+    Same {
+        /// The request.
+        request: u32,
+    },
+    /// The target's answer to a listing.
+    Entries {
+        /// The request.
+        request: u32,
+        /// All of them.
+        entries: Vec<Named>,
+    },
+    /// The target has no such directory, or cannot read it.
+    NoList {
+        /// The request.
+        request: u32,
+        /// Why.
+        why: NoList,
+    },
+    /// The target's numbers of owners.
+    NameIds {
+        /// The source's number and the target's, of users.
+        users: Vec<(u32, u32)>,
+        /// The source's number and the target's, of groups.
+        groups: Vec<(u32, u32)>,
+    },
+    /// Operations are finished.
+    Acked {
+        /// First number and how many.
+        done: Vec<(OpId, u64)>,
+        /// Those that say something.
+        outcomes: Vec<(OpId, Outcome)>,
+    },
+    /// An operation could not be built and was not sent.
+    NotBuilt {
+        /// Which.
+        id: OpId,
+        /// Why.
+        why: NotBuilt,
+    },
+    /// A file was sent as it was last seen, but it went on changing.
+    Unsettled {
+        /// Its operation.
+        id: OpId,
+    },
+    /// The root's standing was checked again.
+    Root(Result<Identity, RootTrouble>),
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Look at these and come back with [`Event::Looked`], in order.
+    Look(Batch),
+    /// Look whether these are still missing.
+    LookMissing {
+        /// Who asks: a walk or a clearing.
+        asked: u64,
+        /// What.
+        paths: Vec<(RelPath, Kind)>,
+    },
+    /// Walk these subtrees of the source.
+    Walk {
+        /// Its number.
+        walk: u64,
+        /// Where it starts; none is beneath another.
+        starts: Vec<RelPath>,
+    },
+    /// End the walk that runs.
+    StopWalk,
+    /// Compare a directory with the target's.
+    List {
+        /// The number the answer bears.
+        request: u32,
+        /// Which directory.
+        dir: RelPath,
+        /// The source's digest; `None`: the entries are wanted in any case.
+        digest: Option<Digest>,
+    },
+    /// Ask the target for numbers of owners.
+    AskNames(Unasked),
+    /// Bring these to the target, in this order.
+    Send(Vec<(OpId, Planned)>),
+    /// This content is not wanted any more.
+    Cancel(OpId),
+    /// Check the root's standing; come back with [`Event::Root`].
+    CheckRoot {
+        /// Whatever stands there now is accepted as the root.
+        accept: bool,
+    },
+    /// Tell people.
+    Say(Report),
+    /// The mirror has ended, with this code.
+    Finish(Exit),
+}
+
+/// What people are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// A path failed.
+    Problem(Problem),
+    /// A path that had failed is mirrored.
+    Solved(RelPath),
+    /// Something to know once.
+    Warning(String),
+    /// The first mirror is complete and live changes flow.
+    Ready(Totals),
+    /// A later walk is complete.
+    Rescanned(Totals),
+    /// Deletes stopped, for this reason.
+    Halted {
+        /// Why.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The source's root is not there; it is waited for.
+    Waiting(RootTrouble),
+    /// The source's root is back.
+    Back,
+    /// Only with `--dry-run` or `-v`: an operation.
+    Op(String),
+}
+
+/// What a walk counted and what was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Files of the source.
+    pub files: u64,
+    /// Directories of the source.
+    pub dirs: u64,
+    /// Bytes in those files.
+    pub bytes: u64,
+    /// Operations sent.
+    pub ops: u64,
+    /// Names deleted.
+    pub deleted: u64,
+}
+
+/// The whole state of one mirror.
+#[derive(Debug)]
+pub struct Mirror {
+    rules: Rules,
+    collate: Collate,
+    flights: Flights,
+    next_op: OpId,
+    next_request: u32,
+    next_walk: u64,
+    /// What the target can hold; absent while there is no link.
+    held: Option<Held>,
+    /// The target as it was when last connected: its host's boot id and its root.
+    before: Option<([u8; 16], Option<Identity>)>,
+    root_entry: Option<Entry>,
+    owners: Owners,
+    /// What waits for the target's numbers of owners, in order.
+    parked: VecDeque<Event>,
+    walk: Option<Walk>,
+    /// Subtrees to be walked, and whether everything in them is sent.
+    walks_due: BTreeMap<RelPath, bool>,
+    /// No walk of the whole tree before this.
+    walk_not_before: Option<Instant>,
+    next_rescan: Option<Instant>,
+    /// Paths with the looker.
+    looking: BTreeSet<RelPath>,
+    looks: usize,
+    problems: Problems,
+    clearings: Clearings,
+    guard: Guard,
+    halted: Option<String>,
+    waiting: Option<RootTrouble>,
+    next_root_check: Option<Instant>,
+    /// Already said to be not mirrored.
+    unmirrored: BTreeSet<RelPath>,
+    ready: bool,
+    finished: bool,
+    totals: Totals,
+    out: Vec<Effect>,
+}
+
+impl Mirror {
+    /// A mirror that is not connected yet.
+    #[must_use]
+    pub fn new(rules: Rules) -> Mirror {
+        Mirror {
+            collate: Collate::new(rules.delay, DIRTY_MAX),
+            guard: Guard::new(rules.max_delete),
+            owners: Owners::new(rules.numeric_ids),
+            problems: Problems::new(if rules.once { 2 } else { u32::MAX }),
+            rules,
+            flights: Flights::default(),
+            next_op: 1,
+            next_request: 1,
+            next_walk: 1,
+            held: None,
+            before: None,
+            root_entry: None,
+            parked: VecDeque::new(),
+            walk: None,
+            walks_due: BTreeMap::new(),
+            walk_not_before: None,
+            next_rescan: None,
+            looking: BTreeSet::new(),
+            looks: 0,
+            clearings: Clearings::default(),
+            halted: None,
+            waiting: None,
+            next_root_check: None,
+            unmirrored: BTreeSet::new(),
+            ready: false,
+            finished: false,
+            totals: Totals::default(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one event and says what is to be done.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        if self.finished {
+            return Vec::new();
+        }
+        match event {
+            Event::Tick => {}
+            Event::Watched(events) => self.watched(&events, now),
+            Event::Connected(welcome) => self.connected(&welcome, now),
+            Event::Lost => self.lost(now),
+            Event::Root(root) => self.root_checked(root, now),
+            // In order: nothing overtakes what waits for the numbers of owners.
+            event @ (Event::Looked(_) | Event::Walked { .. } | Event::WalkEnded { .. }) => {
+                if !self.parked.is_empty() || self.asks_owners(&event) {
+                    self.parked.push_back(event);
+                } else {
+                    self.in_order(event, now);
+                }
+            }
+            Event::NameIds { users, groups } => {
+                self.owners.learn(&users, &groups);
+                while let Some(event) = self.parked.pop_front() {
+                    if self.asks_owners(&event) {
+                        self.parked.push_front(event);
+                        break;
+                    }
+                    self.in_order(event, now);
+                }
+            }
+            Event::StillMissing { asked, missing } => self.still_missing(asked, missing, now),
+            Event::WalkFailed { walk, dir, why } => self.walk_failed(walk, dir, why, now),
+            Event::Same { request } => self.answered(request, walk::Answer::Same, now),
+            Event::Entries { request, entries } => {
+                self.answered(request, walk::Answer::Entries(entries), now);
+            }
+            Event::NoList { request, why: NoList::Missing } => {
+                self.answered(request, walk::Answer::Missing, now);
+            }
+            Event::NoList { request, why: NoList::Trouble(trouble) } => {
+                self.answered(request, walk::Answer::Trouble(trouble.text), now);
+            }
+            Event::Acked { done, outcomes } => self.acked(&done, outcomes, now),
+            Event::NotBuilt { id, why } => self.not_built(id, why, now),
+            Event::Unsettled { id } => {
+                if let Some(flight) = self.flights.get(id) {
+                    let path = flight.op.path().clone();
+                    self.collate.note(&WatchEvent::Written(path), now);
+                }
+            }
+        }
+        self.go_on(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Event::Tick`] is wanted; `None`: something else will come first.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        let mut next = self.next_root_check;
+        let mut sooner = |when: Option<Instant>| {
+            next = match (next, when) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        };
+        if self.held.is_some() && self.waiting.is_none() {
+            if self.looks < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
+                sooner(self.collate.next());
+            }
+            if self.walk.is_none() {
+                sooner(self.next_rescan);
+                if self.walks_due.contains_key(&RelPath::root()) {
+                    sooner(self.walk_not_before);
+                }
+            }
+        }
+        next
+    }
+
+    /// May the walk deliver another directory? While not, it waits: memory stays flat.
+    #[must_use]
+    pub fn wants_walk(&self) -> bool {
+        self.parked.is_empty()
+            && self.flights.len() < FLIGHTS_MAX
+            && self.walk.as_ref().is_none_or(|walk| walk.waiting() < LISTS_MAX)
+    }
+
+    /// Is the first mirror complete?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// What was counted and done so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The paths that failed and are not mended yet.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.list()
+    }
+
+    /// How many paths are dirty or in flight.
+    #[must_use]
+    pub fn dirty(&self) -> usize {
+        self.collate.len() + self.flights.len() + self.looking.len()
+    }
+
+    /// When the oldest change that is not acked was first heard of.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        match (self.collate.oldest(), self.flights.oldest()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Why deletes are stopped, if they are.
+    #[must_use]
+    pub fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
+    fn say(&mut self, report: Report) {
+        self.out.push(Effect::Say(report));
+    }
+
+    fn finish(&mut self, exit: Exit) {
+        self.finished = true;
+        self.out.push(Effect::Finish(exit));
+    }
+
+    /// The target's agent is there: what is dirty can go.
+    fn connected(&mut self, welcome: &Welcome, now: Instant) {
+        self.held = Some(Held::new(self.rules.wanted, &welcome.holds));
+        let root = welcome.root.as_ref();
+        self.root_entry = root.map(|root| root.entry.clone());
+        let standing = (welcome.boot, root.map(|root| root.identity));
+        // Another boot, another root: what was acked may not be there.
+        if self.before != Some(standing) {
+            self.walks_due.insert(RelPath::root(), false);
+            self.walk_not_before = None;
+        }
+        self.before = Some(standing);
+        if self.waiting.is_none() && self.next_rescan.is_none() {
+            self.next_rescan = self.rules.rescan.map(|every| now + every);
+        }
+    }
+
+    /// The link is lost: whatever was not acked is dirty again and will be looked at. Nothing is
+    /// repeated as it was: a rename whose ack was lost would put the new file over the moved one.
+    fn lost(&mut self, now: Instant) {
+        self.held = None;
+        for flight in self.flights.drain() {
+            self.dissolve(&flight, now);
+        }
+        for path in self.clearings.drain() {
+            self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);
+        }
+        // What waited for an answer of the link comes again by other ways.
+        for event in std::mem::take(&mut self.parked) {
+            if let Event::Looked(Ok(looked)) = event {
+                self.redirty(looked, now);
+            }
+        }
+        if let Some(walk) = self.walk.take() {
+            for start in walk.starts() {
+                let due = self.walks_due.entry(start.clone()).or_insert(false);
+                *due |= walk.whole();
+            }
+            self.walk_not_before = None;
+            self.out.push(Effect::StopWalk);
+        }
+    }
+
+    /// The paths of an operation whose fate is unknown are dirty; a rename becomes its two names.
+    fn dissolve(&mut self, flight: &Flight, now: Instant) {
+        let name = Marks::NAME.with(Marks::CONTENT);
+        let mark = |collate: &mut Collate, path: &RelPath, dir: bool| {
+            let marks = if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
+            collate.mark(path, marks, now);
+            collate.release(path, now);
+        };
+        match &flight.op {
+            Planned::Rename { from, to, kind, .. } => {
+                mark(&mut self.collate, from, *kind == Kind::Dir);
+                mark(&mut self.collate, to, *kind == Kind::Dir);
+            }
+            Planned::Remove { path, kind } => mark(&mut self.collate, path, *kind == Kind::Dir),
+            Planned::Meta { path, .. } => {
+                self.collate.mark(path, Marks::META, now);
+                self.collate.release(path, now);
+            }
+            Planned::Dir { path, .. } => self.collate.mark(path, Marks::META, now),
+            Planned::MakeDir { path, .. } => {
+                self.collate.mark(path, Marks::NAME.with(Marks::DIR), now);
+                self.collate.release(path, now);
+            }
+            Planned::Replace { new, .. } => {
+                mark(&mut self.collate, new.path(), matches!(**new, Planned::MakeDir { .. }));
+            }
+            Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
+                mark(&mut self.collate, path, false);
+            }
+        }
+    }
+
+    /// A batch that was looked at but could not be used is dirty as it was.
+    fn redirty(&mut self, looked: Looked, now: Instant) {
+        self.looks = self.looks.saturating_sub(1);
+        for (step, _) in looked.steps {
+            match step {
+                crate::collate::Step::Rename { from, to, dir } => {
+                    let mut marks = Marks::NAME.with(Marks::CONTENT);
+                    if dir {
+                        marks = marks.with(Marks::TREE).with(Marks::DIR);
+                    }
+                    self.collate.mark(&from, marks, now);
+                    self.collate.mark(&to, marks, now);
+                }
+                crate::collate::Step::Clear { path, dir } => {
+                    let marks = Marks::NAME.with(Marks::CONTENT);
+                    let marks = if dir { marks.with(Marks::DIR) } else { marks };
+                    self.collate.mark(&path, marks, now);
+                }
+            }
+        }
+        for (path, marks, ..) in looked.paths {
+            self.looking.remove(&path);
+            self.collate.mark(&path, marks, now);
+        }
+    }
+
+    /// Does this need numbers of owners that are not known? Then they are asked.
+    fn asks_owners(&mut self, event: &Event) -> bool {
+        let Some(held) = &self.held else { return false };
+        let unasked = match event {
+            Event::Walked { seen, .. } => {
+                let all = seen.entries.iter().map(|named| &named.entry);
+                self.owners.unknown(all.chain([&seen.here]), held)
+            }
+            Event::Looked(Ok(looked)) => self.owners.unknown(live::entries(looked), held),
+            _ => return false,
+        };
+        if unasked.is_empty() {
+            return false;
+        }
+        self.out.push(Effect::AskNames(unasked));
+        true
+    }
+
+    fn in_order(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Looked(Ok(looked)) => self.looked(looked, now),
+            Event::Looked(Err(trouble)) => {
+                self.looks = self.looks.saturating_sub(1);
+                self.root_lost(trouble, now);
+            }
+            Event::Walked { walk, seen } => self.walked(walk, seen, now),
+            Event::WalkEnded { walk, root } => self.walk_ended(walk, root, now),
+            _ => {}
+        }
+    }
+
+    /// The source's root is not what it was: nothing is concluded from it until it is back.
+    fn root_lost(&mut self, trouble: RootTrouble, now: Instant) {
+        // Everything has to be compared when it is back, so nothing need be remembered.
+        self.collate.forget();
+        self.looking.clear();
+        self.walks_due.insert(RelPath::root(), false);
+        if self.walk.take().is_some() {
+            self.out.push(Effect::StopWalk);
+        }
+        if self.rules.once {
+            self.say(Report::Waiting(trouble));
+            return self.finish(Exit::Stopped);
+        }
+        if trouble == RootTrouble::Replaced {
+            self.out.push(Effect::CheckRoot { accept: true });
+        } else if self.waiting.is_none() {
+            self.say(Report::Waiting(trouble));
+        }
+        self.waiting = Some(trouble);
+        self.next_root_check = Some(now + Duration::from_secs(1));
+    }
+
+    fn root_checked(&mut self, root: Result<Identity, RootTrouble>, now: Instant) {
+        match root {
+            Ok(_) => {
+                self.next_root_check = None;
+                if self.waiting.take().is_some() {
+                    self.say(Report::Back);
+                    self.walks_due.insert(RelPath::root(), false);
+                    self.walk_not_before = None;
+                }
+            }
+            Err(RootTrouble::Replaced) if self.waiting.is_some() => {
+                self.out.push(Effect::CheckRoot { accept: true });
+            }
+            Err(trouble) => self.root_lost(trouble, now),
+        }
+    }
+
+    fn watched(&mut self, events: &[WatchEvent], now: Instant) {
+        for event in events {
+            match event {
+                WatchEvent::Overflow => {
+                    self.walks_due.insert(RelPath::root(), false);
+                }
+                WatchEvent::RootGone => {
+                    if self.waiting.is_none() {
+                        self.out.push(Effect::CheckRoot { accept: false });
+                    }
+                }
+                _ if self.waiting.is_some() => {}
+                WatchEvent::Renamed { from, to, dir } => self.renamed(from, to, *dir, event, now),
+                WatchEvent::Gone { path, .. } => {
+                    self.collate.note(event, now);
+                    self.cancel_content(path);
+                }
+                _ => self.collate.note(event, now),
+            }
+        }
+    }
+
+    /// Everything that time or room allows.
+    fn go_on(&mut self, now: Instant) {
+        if let Some(when) = self.next_root_check
+            && when <= now
+        {
+            self.next_root_check = Some(now + Duration::from_secs(1));
+            self.out.push(Effect::CheckRoot { accept: false });
+        }
+        if self.held.is_none() || self.waiting.is_some() || self.finished {
+            return;
+        }
+        if self.next_rescan.is_some_and(|when| when <= now) && self.walk.is_none() {
+            self.walks_due.insert(RelPath::root(), false);
+            self.next_rescan = None;
+        }
+        self.start_walk(now);
+        while self.looks < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
+            let flights = &self.flights;
+            let (looking, clearings) = (&self.looking, &self.clearings);
+            let busy = |path: &RelPath| {
+                flights.busy(path) || looking.contains(path) || clearings.busy(path)
+            };
+            let batch = self.collate.take(now, BATCH_MAX, busy);
+            if batch.is_empty() {
+                break;
+            }
+            self.looks += 1;
+            self.looking.extend(batch.paths.iter().map(|(path, ..)| path.clone()));
+            self.out.push(Effect::Look(batch));
+        }
+        self.finish_walk(now);
+        self.finish_once();
+    }
+
+    /// Numbers operations and sends them.
+    fn send(&mut self, ops: Vec<Planned>, cause: Cause, first: Instant) {
+        if ops.is_empty() {
+            return;
+        }
+        if self.rules.dry_run {
+            for op in ops {
+                self.totals.ops += 1;
+                self.totals.deleted += u64::from(matches!(op, Planned::Remove { .. }));
+                self.say(Report::Op(op.line()));
+            }
+            return;
+        }
+        let mut numbered = Vec::with_capacity(ops.len());
+        for op in ops {
+            let id = self.next_op;
+            self.next_op += 1;
+            self.totals.ops += 1;
+            self.totals.deleted += u64::from(matches!(op, Planned::Remove { .. }));
+            self.flights.insert(id, Flight { op: op.clone(), cause, first });
+            numbered.push((id, op));
+        }
+        self.out.push(Effect::Send(numbered));
+    }
+
+    /// Deletes stop; everything else goes on.
+    fn halt(&mut self, reason: String, hint: String) {
+        if self.halted.is_none() {
+            self.say(Report::Halted { reason: reason.clone(), hint });
+        }
+        self.halted = Some(reason);
+    }
+
+    /// Says once of a path that its kind is not mirrored.
+    fn not_mirrored(&mut self, path: RelPath, kind: Kind) {
+        const SAID_MAX: usize = 1000;
+        if self.unmirrored.len() < SAID_MAX && self.unmirrored.insert(path.clone()) {
+            self.say(Report::Warning(format!("not mirrored: {path}: {}", kind.words())));
+        }
+    }
+
+    /// With `--once`: nothing is left to do.
+    fn finish_once(&mut self) {
+        if self.rules.once
+            && self.ready
+            && !self.finished
+            && self.walk.is_none()
+            && self.walks_due.is_empty()
+            && self.looks == 0
+            && self.flights.is_empty()
+            && self.clearings.is_empty()
+            && self.collate.is_empty()
+        {
+            let exit = if self.problems.is_empty() { Exit::Done } else { Exit::Partial };
+            self.finish(exit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -203,9 +203,8 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                     }
                     if marks.has(Marks::TREE) {
                         plan.walks.push((path.clone(), marks.has(Marks::WHOLE)));
-                    } else {
-                        plan.dirs.push(Planned::Dir { path: path.clone(), meta });
                     }
+                    plan.dirs.push(Planned::Dir { path: path.clone(), meta });
                 } else if only_meta {
                     plan.ops.push(Planned::Meta { path: path.clone(), kind: entry.kind, meta });
                 } else {
@@ -411,5 +410,6 @@ mod tests {
         let plan = plan(&looked, &held());
         assert_eq!(plan.walks, [(RelPath::root(), false), (path("d"), true)]);
         assert_eq!(plan.ops.len(), 1, "the root is never made");
+        assert_eq!(plan.dirs.len(), 2);
     }
 }

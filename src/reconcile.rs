@@ -37,7 +37,7 @@ pub fn reconcile(
 ) -> Differences {
     let mut found = Differences::default();
     let mut theirs = target.unwrap_or_default().iter().peekable();
-    let mut extra = |named: &Named, found: &mut Differences| {
+    let extra = |named: &Named, found: &mut Differences| {
         if !unknown.iter().any(|name| **name == *named.name)
             && let Ok(path) = dir.join(&named.name)
         {

@@ -1,0 +1,201 @@
+//! Clearing: a directory that is to go from the target, or to make room, is not empty there.
+//!
+//! The target never deletes what it was not named. So its names are listed, those that the rules
+//! protect or that the source does have stay, the others are removed by name, directories in turn
+//! the same way, and then the first operation is tried again.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use lsync_protocol::entry::Kind;
+use lsync_protocol::path::RelPath;
+
+use super::walk::Answer;
+use super::{Cause, Effect, Flight, Mirror, RootTrouble};
+use crate::plan::Planned;
+
+/// How often one directory is cleared before it is a problem: somebody keeps filling it.
+const ROUNDS: u32 = 3;
+/// Marks the numbers of clearings apart from those of walks.
+const CLEARING: u64 = 1 << 63;
+
+#[derive(Debug)]
+struct Clearing {
+    /// What is tried again when the directory is empty.
+    then: Flight,
+    /// Removals in flight or being cleared themselves.
+    waiting: usize,
+    /// Names that stay.
+    kept: usize,
+    round: u32,
+}
+
+/// Directories being cleared.
+#[derive(Debug, Default)]
+pub(super) struct Clearings {
+    by_key: HashMap<u64, Clearing>,
+    requests: HashMap<u32, u64>,
+    rounds: HashMap<RelPath, u32>,
+    next: u64,
+}
+
+impl Clearings {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// Did a clearing ask this listing?
+    pub(super) fn asked(&self, request: u32) -> bool {
+        self.requests.contains_key(&request)
+    }
+
+    /// Is this path in a directory that is being cleared?
+    pub(super) fn busy(&self, path: &RelPath) -> bool {
+        self.by_key.values().any(|clearing| path.is_at_or_under(clearing.then.op.path()))
+    }
+
+    /// All ends, as after a broken link: the directories that were being cleared.
+    pub(super) fn drain(&mut self) -> Vec<RelPath> {
+        self.requests.clear();
+        self.rounds.clear();
+        self.by_key.drain().map(|(_, clearing)| clearing.then.op.path().clone()).collect()
+    }
+}
+
+impl Mirror {
+    /// A directory to be removed or replaced is not empty on the target.
+    pub(super) fn not_empty(&mut self, flight: Flight, now: Instant) {
+        let path = flight.op.path().clone();
+        let round = self.clearings.rounds.get(&path).copied().unwrap_or(0) + 1;
+        let why = if round > ROUNDS {
+            Some("the directory does not become empty on the target")
+        } else if self.rules.delete == crate::config::Delete::No {
+            Some("a directory that is not empty is in the way on the target")
+        } else if self.halted.is_some() {
+            Some("deletes are stopped")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            self.clearings.rounds.remove(&path);
+            self.failed(&path, why, now);
+            if let Cause::Clearing(key) = flight.cause {
+                self.cleared_one(key, false);
+            }
+            return;
+        }
+        self.clearings.next += 1;
+        let key = CLEARING | self.clearings.next;
+        let request = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        self.clearings.requests.insert(request, key);
+        self.clearings.rounds.insert(path.clone(), round);
+        self.clearings
+            .by_key
+            .insert(key, Clearing { then: flight, waiting: 0, kept: 0, round });
+        self.out.push(Effect::List { request, dir: path, digest: None });
+    }
+
+    /// What is in the directory.
+    pub(super) fn clearing_listed(&mut self, request: u32, answer: Answer, now: Instant) {
+        let Some(key) = self.clearings.requests.remove(&request) else { return };
+        let Some(clearing) = self.clearings.by_key.get_mut(&key) else { return };
+        let dir = clearing.then.op.path().clone();
+        match answer {
+            Answer::Entries(entries) => {
+                let filter = &self.rules.filter;
+                let mut paths = Vec::new();
+                for named in entries {
+                    let kind = named.entry.kind;
+                    match dir.join(&named.name) {
+                        Ok(path) if filter.verdict_deep(&path, kind == Kind::Dir).deletable => {
+                            paths.push((path, kind));
+                        }
+                        _ => clearing.kept += 1,
+                    }
+                }
+                clearing.waiting = paths.len();
+                if paths.is_empty() {
+                    self.cleared(key, now);
+                } else {
+                    self.out.push(Effect::LookMissing { asked: key, paths });
+                }
+            }
+            Answer::Missing | Answer::Same => self.cleared(key, now),
+            Answer::Trouble(why) => {
+                clearing.kept += 1;
+                self.failed(&dir, &why, now);
+                self.cleared(key, now);
+            }
+        }
+    }
+
+    /// What is missing on the source, of the names a walk or a clearing means to delete.
+    pub(super) fn still_missing(
+        &mut self,
+        asked: u64,
+        missing: Result<Vec<(RelPath, Kind)>, RootTrouble>,
+        now: Instant,
+    ) {
+        if asked & CLEARING == 0 {
+            return self.extra_missing(asked, missing, now);
+        }
+        let missing = match missing {
+            Ok(missing) => missing,
+            Err(trouble) => return self.root_lost(trouble, now),
+        };
+        let Some(clearing) = self.clearings.by_key.get_mut(&asked) else { return };
+        let first = clearing.then.first;
+        clearing.kept += clearing.waiting.saturating_sub(missing.len());
+        clearing.waiting = missing.len();
+        if let Err(reason) = self.guard.allow(missing.len() as u64, now) {
+            clearing.kept += clearing.waiting;
+            clearing.waiting = 0;
+            self.halt(
+                reason,
+                "deletes stop, everything else goes on; \
+                 if this is meant, start again with a larger --max-delete"
+                    .to_owned(),
+            );
+        }
+        let Some(clearing) = self.clearings.by_key.get(&asked) else { return };
+        if clearing.waiting == 0 {
+            return self.cleared(asked, now);
+        }
+        let ops = missing.into_iter().map(|(path, kind)| Planned::Remove { path, kind }).collect();
+        self.send(ops, Cause::Clearing(asked), first);
+    }
+
+    /// One name of a directory is gone, or stays.
+    pub(super) fn cleared_one(&mut self, key: u64, gone: bool) {
+        let now = Instant::now();
+        let Some(clearing) = self.clearings.by_key.get_mut(&key) else { return };
+        clearing.waiting = clearing.waiting.saturating_sub(1);
+        clearing.kept += usize::from(!gone);
+        if clearing.waiting == 0 {
+            self.cleared(key, now);
+        }
+    }
+
+    /// All that could go has gone.
+    fn cleared(&mut self, key: u64, now: Instant) {
+        let Some(clearing) = self.clearings.by_key.remove(&key) else { return };
+        let path = clearing.then.op.path().clone();
+        if clearing.kept == 0 {
+            return self.send(vec![clearing.then.op], clearing.then.cause, clearing.then.first);
+        }
+        self.clearings.rounds.remove(&path);
+        let _ = clearing.round;
+        match (&clearing.then.op, clearing.then.cause) {
+            (_, Cause::Clearing(above)) => self.cleared_one(above, false),
+            (Planned::Replace { .. }, _) => {
+                let why = "a directory is in the way on the target, \
+                           and it holds names that are protected or could not be deleted";
+                self.failed(&path, why, now);
+            }
+            // As with rsync, a directory stays for what is protected in it.
+            _ => {}
+        }
+        self.collate.release(&path, now);
+    }
+}

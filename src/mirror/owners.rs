@@ -1,0 +1,92 @@
+//! Owners: the source's numbers of users and groups, and the target's for the same names.
+//!
+//! A number is asked once, before the first entry that bears it is compared. With
+//! `--numeric-ids`, and for owners that the target does not take, numbers stay as they are.
+
+use std::collections::{BTreeSet, HashMap};
+
+use lsync_protocol::entry::{Entry, Held, Named};
+
+/// What is known of owners' numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    numeric: bool,
+    users: HashMap<u32, u32>,
+    groups: HashMap<u32, u32>,
+}
+
+/// Numbers to ask about.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Unasked {
+    /// Of users.
+    pub users: BTreeSet<u32>,
+    /// Of groups.
+    pub groups: BTreeSet<u32>,
+}
+
+impl Unasked {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl Owners {
+    pub(crate) fn new(numeric: bool) -> Owners {
+        Owners { numeric, ..Owners::default() }
+    }
+
+    /// Which numbers of these entries are not known yet.
+    pub(crate) fn unknown<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Entry>,
+        held: &Held,
+    ) -> Unasked {
+        let mut unasked = Unasked::default();
+        if self.numeric || !(held.owners() || held.groups()) {
+            return unasked;
+        }
+        for entry in entries {
+            if let Some(uid) = entry.meta.uid
+                && held.owners()
+                && uid != 0
+                && !self.users.contains_key(&uid)
+            {
+                unasked.users.insert(uid);
+            }
+            if let Some(gid) = entry.meta.gid
+                && held.groups()
+                && gid != 0
+                && !self.groups.contains_key(&gid)
+            {
+                unasked.groups.insert(gid);
+            }
+        }
+        unasked
+    }
+
+    /// The target answered.
+    pub(crate) fn learn(&mut self, users: &[(u32, u32)], groups: &[(u32, u32)]) {
+        self.users.extend(users.iter().copied());
+        self.groups.extend(groups.iter().copied());
+    }
+
+    /// Rewrites an entry's owners to the target's numbers.
+    pub(crate) fn map(&self, entry: &mut Entry) {
+        // Root is root everywhere, whatever a name table says.
+        let to = |known: &HashMap<u32, u32>, id: u32| match id {
+            0 => 0,
+            id => known.get(&id).copied().unwrap_or(id),
+        };
+        if !self.numeric {
+            entry.meta.uid = entry.meta.uid.map(|uid| to(&self.users, uid));
+            entry.meta.gid = entry.meta.gid.map(|gid| to(&self.groups, gid));
+        }
+    }
+
+    /// Rewrites a listing's owners.
+    pub(crate) fn map_all(&self, entries: &mut [Named]) {
+        for named in entries {
+            self.map(&mut named.entry);
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! Walks: a subtree of the source compared with the target's, directory by directory.
+//!
+//! Directories are compared in the order in which the walk read them, parents first, whatever the
+//! order of the target's answers; so what makes a directory is always planned before what is in
+//! it. Names that only the target has are held until the walk has ended, looked at afresh, put
+//! before the guards, and only then removed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use lsync_protocol::entry::{Difference, DirDigest, Kind, Meta, Named, Quick, difference};
+use lsync_protocol::path::RelPath;
+
+use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals};
+use crate::collate::Marks;
+use crate::error::Exit;
+use crate::plan::Planned;
+use crate::reconcile::reconcile;
+
+/// The longest pause between two walks of the whole tree when events keep being lost.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// The target's answer to a listing.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Same,
+    Entries(Vec<Named>),
+    Missing,
+    Trouble(String),
+}
+
+/// A directory that waits for its answer.
+#[derive(Debug)]
+struct Pending {
+    request: u32,
+    seen: SourceDir,
+    answer: Option<Answer>,
+}
+
+/// How far a walk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Reading and comparing.
+    Comparing,
+    /// Counting what is beneath the directories to be deleted, for the guard.
+    Counting,
+    /// Waiting for the fresh look at what is to be deleted.
+    Checking,
+    /// Waiting for acks.
+    Ending,
+}
+
+/// The walk that runs.
+#[derive(Debug)]
+pub(super) struct Walk {
+    id: u64,
+    starts: Vec<RelPath>,
+    whole: bool,
+    phase: Phase,
+    pending: VecDeque<Pending>,
+    read_all: bool,
+    began: Instant,
+    /// Directories that this walk makes: they get their attributes once they are complete.
+    made: BTreeSet<RelPath>,
+    /// Names that only the target has.
+    extra: Vec<(RelPath, Kind)>,
+    /// What is beneath those, where the guard wants it counted.
+    beneath: Vec<(RelPath, Kind)>,
+    counting: BTreeMap<u32, RelPath>,
+    /// Attributes of the directories that hold extra names.
+    holders: BTreeMap<RelPath, Meta>,
+    /// Names in the source's root.
+    root_names: Option<usize>,
+    counts: Totals,
+}
+
+impl Walk {
+    pub(super) fn starts(&self) -> &[RelPath] {
+        &self.starts
+    }
+
+    pub(super) fn whole(&self) -> bool {
+        self.whole
+    }
+
+    /// How many directories wait for an answer.
+    pub(super) fn waiting(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Does it still have to do with this path?
+    pub(super) fn touches(&self, path: &RelPath) -> bool {
+        self.starts.iter().any(|start| path.is_at_or_under(start) || start.is_under(path))
+    }
+
+    fn of_root(&self) -> bool {
+        self.starts.iter().any(RelPath::is_root)
+    }
+}
+
+impl Mirror {
+    /// Starts the walk that is due, if none runs. Subtrees that are due go together.
+    pub(super) fn start_walk(&mut self, now: Instant) {
+        if self.walk.is_some() || self.walks_due.is_empty() {
+            return;
+        }
+        let root = RelPath::root();
+        let root_may = self.walk_not_before.is_none_or(|when| when <= now);
+        let (starts, whole) = if root_may && self.walks_due.get(&root) == Some(&false) {
+            // All that is due without further conditions is beneath the root.
+            self.walks_due.retain(|_, whole| *whole);
+            self.next_rescan = None;
+            (vec![root], false)
+        } else {
+            let Some(whole) =
+                self.walks_due.iter().find(|(path, _)| root_may || !path.is_root()).map(|(_, w)| *w)
+            else {
+                return;
+            };
+            let mut starts: Vec<RelPath> = Vec::new();
+            for (path, w) in &self.walks_due {
+                let covered = starts.last().is_some_and(|last| path.is_at_or_under(last));
+                if *w == whole && (root_may || !path.is_root()) && !covered {
+                    starts.push(path.clone());
+                }
+            }
+            self.walks_due.retain(|path, w| {
+                *w != whole || !starts.iter().any(|start| path.is_at_or_under(start))
+            });
+            (starts, whole)
+        };
+        let id = self.next_walk;
+        self.next_walk += 1;
+        self.out.push(Effect::Walk { walk: id, starts: starts.clone() });
+        self.walk = Some(Walk {
+            id,
+            starts,
+            whole,
+            phase: Phase::Comparing,
+            pending: VecDeque::new(),
+            read_all: false,
+            began: now,
+            made: BTreeSet::new(),
+            extra: Vec::new(),
+            beneath: Vec::new(),
+            counting: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            root_names: None,
+            counts: Totals::default(),
+        });
+    }
+
+    fn walk_is(&self, id: u64) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.id == id)
+    }
+
+    /// The walk read a directory: the target is asked about it.
+    pub(super) fn walked(&mut self, id: u64, mut seen: SourceDir, now: Instant) {
+        let Some(held) = &self.held else { return };
+        let Some(walk) = self.walk.as_mut().filter(|walk| walk.id == id) else { return };
+        self.owners.map(&mut seen.here);
+        self.owners.map_all(&mut seen.entries);
+        walk.counts.dirs += 1;
+        for named in &seen.entries {
+            if named.entry.kind == Kind::File {
+                walk.counts.files += 1;
+                walk.counts.bytes += named.entry.size;
+            }
+        }
+        if seen.dir.is_root() {
+            walk.root_names = Some(seen.entries.len() + seen.unknown.len());
+        }
+        // Where everything is sent anyway, or something is unknown, a digest says nothing.
+        let digest = (!walk.whole && seen.unknown.is_empty()).then(|| {
+            let mut digest = DirDigest::new(&self.rules.key);
+            for named in seen.entries.iter().filter(|named| named.entry.kind.mirrored()) {
+                digest.add(&named.name, &named.entry, held);
+            }
+            digest.finish()
+        });
+        let request = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        self.out.push(Effect::List { request, dir: seen.dir.clone(), digest });
+        for (name, why) in &seen.unknown {
+            if let Ok(path) = seen.dir.join(name) {
+                self.failed(&path, why, now);
+            }
+        }
+        if let Some(walk) = &mut self.walk {
+            walk.pending.push_back(Pending { request, seen, answer: None });
+        }
+    }
+
+    /// A directory of the source cannot be read: nothing beneath it is concluded.
+    pub(super) fn walk_failed(&mut self, id: u64, dir: RelPath, why: String, now: Instant) {
+        if self.walk_is(id) {
+            self.failed(&dir, &why, now);
+        }
+    }
+
+    pub(super) fn walk_ended(&mut self, id: u64, root: Result<(), RootTrouble>, now: Instant) {
+        if !self.walk_is(id) {
+            return;
+        }
+        match root {
+            Ok(()) => {
+                if let Some(walk) = &mut self.walk {
+                    walk.read_all = true;
+                }
+            }
+            Err(trouble) => self.root_lost(trouble, now),
+        }
+    }
+
+    /// The target answered a listing: of the walk, of a clearing, or for the guard's count.
+    pub(super) fn answered(&mut self, request: u32, answer: Answer, now: Instant) {
+        if self.clearings.asked(request) {
+            return self.clearing_listed(request, answer, now);
+        }
+        let Some(walk) = &mut self.walk else { return };
+        if let Some(dir) = walk.counting.remove(&request) {
+            return self.counted_beneath(&dir, answer, now);
+        }
+        let Ok(at) = walk.pending.binary_search_by_key(&request, |pending| pending.request) else {
+            return;
+        };
+        walk.pending[at].answer = Some(answer);
+        while let Some(walk) = &mut self.walk
+            && walk.pending.front().is_some_and(|front| front.answer.is_some())
+            && let Some(Pending { seen, answer: Some(answer), .. }) = walk.pending.pop_front()
+        {
+            self.compare(seen, answer, now);
+        }
+    }
+
+    /// Compares one directory and sends what differs.
+    fn compare(&mut self, seen: SourceDir, answer: Answer, now: Instant) {
+        let Some(held) = self.held.clone() else { return };
+        let Some(walk) = &mut self.walk else { return };
+        let made = walk.made.remove(&seen.dir);
+        let target = match answer {
+            Answer::Same => None,
+            Answer::Missing => Some(None),
+            Answer::Entries(entries) => Some(Some(entries)),
+            Answer::Trouble(why) => return self.failed(&seen.dir, &why, now),
+        };
+        let meta = held.meta(Kind::Dir, seen.here.meta);
+        let quick = if walk.whole { Quick::Never } else { self.rules.quick };
+        let whole_tree = walk.of_root();
+        let mut ops = Vec::new();
+        let mut touched = made;
+        let mut unmirrored = Vec::new();
+        if let Some(target) = target {
+            let unknown: Vec<Box<[u8]>> = seen.unknown.iter().map(|(n, _)| n.clone()).collect();
+            let found =
+                reconcile(&seen.dir, &seen.entries, &unknown, target.as_deref(), &held, quick);
+            walk.made.extend(found.made);
+            unmirrored = found.unmirrored;
+            let delete = self.rules.delete;
+            if if whole_tree { delete.by_walk() } else { delete.live() } {
+                let filter = &self.rules.filter;
+                let mut extra: Vec<_> = found
+                    .extra
+                    .into_iter()
+                    .filter(|(path, kind)| filter.verdict_deep(path, *kind == Kind::Dir).deletable)
+                    .collect();
+                if !extra.is_empty() {
+                    walk.holders.insert(seen.dir.clone(), meta);
+                    walk.extra.append(&mut extra);
+                }
+            }
+            for op in found.ops {
+                let path = op.path();
+                if self.flights.busy(path) || self.looking.contains(path) {
+                    // A live change is ahead: it is looked at once more after it.
+                    let marks = match &op {
+                        Planned::MakeDir { .. } => Marks::NAME.with(Marks::TREE).with(Marks::DIR),
+                        Planned::Dir { .. } | Planned::Meta { .. } => Marks::META,
+                        _ => Marks::NAME.with(Marks::CONTENT),
+                    };
+                    self.collate.mark(path, marks, now);
+                    continue;
+                }
+                touched |= !matches!(op, Planned::Meta { .. } | Planned::Dir { .. });
+                ops.push(op);
+            }
+        }
+        let root_differs = seen.dir.is_root()
+            && self.root_entry.as_ref().is_some_and(|root| {
+                difference(&seen.here, root, &held, self.rules.quick) != Difference::None
+            });
+        if touched || root_differs {
+            ops.push(Planned::Dir { path: seen.dir, meta });
+        }
+        for (path, kind) in unmirrored {
+            self.not_mirrored(path, kind);
+        }
+        self.send(ops, Cause::Walk, now);
+    }
+
+    /// Moves the walk on when all of a phase is done.
+    pub(super) fn finish_walk(&mut self, now: Instant) {
+        loop {
+            let Some(walk) = &self.walk else { return };
+            let compared = walk.read_all && walk.pending.is_empty() && self.parked.is_empty();
+            match walk.phase {
+                Phase::Comparing if compared => {
+                    if !self.comparing_ended(now) {
+                        return;
+                    }
+                }
+                Phase::Counting if walk.counting.is_empty() => self.check_extra(),
+                Phase::Ending if self.flights.of_walk() == 0 && self.clearings.is_empty() => {
+                    self.walk_complete(now);
+                    return;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Everything was compared: what of the names that only the target has may go?
+    fn comparing_ended(&mut self, now: Instant) -> bool {
+        // A rename that has not left yet may be what makes a name look extra.
+        if self.collate.has_steps() {
+            return false;
+        }
+        let Some(walk) = &mut self.walk else { return false };
+        if walk.extra.is_empty() {
+            walk.phase = Phase::Ending;
+            return true;
+        }
+        let empties = walk.root_names == Some(0) && !self.rules.allow_empty;
+        if empties && walk.extra.iter().any(|(path, _)| path.depth() == 1) {
+            let reason = "the source is empty and the target is not".to_owned();
+            let hint = "nothing was deleted; if this is meant, start with --allow-empty".to_owned();
+            self.refuse_deletes(reason, hint);
+            return !self.finished;
+        }
+        if self.halted.is_some() {
+            walk.phase = Phase::Ending;
+            walk.extra.clear();
+            return true;
+        }
+        if self.guard.limits() && walk.of_root() {
+            let counts = walk.counts;
+            self.guard.counted(counts.files + counts.dirs);
+        }
+        if !self.guard.limits() {
+            self.check_extra();
+            return true;
+        }
+        let dirs: Vec<RelPath> = walk
+            .extra
+            .iter()
+            .filter(|(_, kind)| *kind == Kind::Dir)
+            .map(|(path, _)| path.clone())
+            .collect();
+        walk.phase = Phase::Counting;
+        for dir in dirs {
+            self.count_beneath(dir);
+        }
+        let _ = now;
+        true
+    }
+
+    /// For the guard: what is beneath a directory that only the target has?
+    fn count_beneath(&mut self, dir: RelPath) {
+        let request = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        if let Some(walk) = &mut self.walk {
+            walk.counting.insert(request, dir.clone());
+            self.out.push(Effect::List { request, dir, digest: None });
+        }
+    }
+
+    fn counted_beneath(&mut self, dir: &RelPath, answer: Answer, now: Instant) {
+        match answer {
+            Answer::Entries(entries) => {
+                for named in entries {
+                    let Ok(path) = dir.join(&named.name) else { continue };
+                    let kind = named.entry.kind;
+                    if !self.rules.filter.verdict_deep(&path, kind == Kind::Dir).deletable {
+                        continue;
+                    }
+                    if let Some(walk) = &mut self.walk {
+                        walk.beneath.push((path.clone(), kind));
+                    }
+                    if kind == Kind::Dir {
+                        self.count_beneath(path);
+                    }
+                }
+            }
+            Answer::Trouble(why) => self.failed(dir, &why, now),
+            Answer::Same | Answer::Missing => {}
+        }
+    }
+
+    fn check_extra(&mut self) {
+        if let Some(walk) = &mut self.walk {
+            walk.phase = Phase::Checking;
+            let paths = walk.extra.clone();
+            self.out.push(Effect::LookMissing { asked: walk.id, paths });
+        }
+    }
+
+    /// The names that only the target has were looked at afresh.
+    pub(super) fn extra_missing(
+        &mut self,
+        id: u64,
+        missing: Result<Vec<(RelPath, Kind)>, RootTrouble>,
+        now: Instant,
+    ) {
+        if !self.walk_is(id) {
+            return;
+        }
+        let missing = match missing {
+            Ok(missing) => missing,
+            Err(trouble) => return self.root_lost(trouble, now),
+        };
+        let Some(walk) = &mut self.walk else { return };
+        let tops: BTreeSet<&RelPath> = missing.iter().map(|(path, _)| path).collect();
+        let mut removes: BTreeMap<RelPath, Kind> = missing.iter().cloned().collect();
+        for (path, kind) in std::mem::take(&mut walk.beneath) {
+            let mut at = Some(path.clone());
+            while let Some(above) = at {
+                if tops.contains(&above) {
+                    removes.insert(path, kind);
+                    break;
+                }
+                at = above.parent();
+            }
+        }
+        if let Err(reason) = self.guard.allow(removes.len() as u64, now) {
+            let hint = "nothing was deleted; raise --max-delete if this is meant".to_owned();
+            return self.refuse_deletes(reason, hint);
+        }
+        let holders: BTreeMap<RelPath, Meta> = std::mem::take(&mut walk.holders);
+        let dirs: BTreeSet<RelPath> =
+            removes.keys().filter_map(RelPath::parent).filter(|p| holders.contains_key(p)).collect();
+        walk.phase = Phase::Ending;
+        walk.extra.clear();
+        let mut ops: Vec<Planned> = Vec::new();
+        for (path, kind) in removes.into_iter().rev() {
+            if self.flights.busy(&path) || self.collate.marks(&path).is_some() {
+                continue; // something newer is known of it
+            }
+            ops.push(Planned::Remove { path, kind });
+        }
+        for path in dirs.into_iter().rev() {
+            if let Some(meta) = holders.get(&path) {
+                ops.push(Planned::Dir { path, meta: *meta });
+            }
+        }
+        self.send(ops, Cause::Walk, now);
+    }
+
+    /// A guard refuses what a walk would delete. At a start that is the end; live, deletes stop.
+    fn refuse_deletes(&mut self, reason: String, hint: String) {
+        if let Some(walk) = &mut self.walk {
+            walk.phase = Phase::Ending;
+            walk.extra.clear();
+            walk.beneath.clear();
+        }
+        if self.ready {
+            self.halt(reason, hint);
+        } else {
+            self.say(Report::Halted { reason, hint });
+            self.finish(Exit::Stopped);
+        }
+    }
+
+    fn walk_complete(&mut self, now: Instant) {
+        let Some(walk) = self.walk.take() else { return };
+        if !walk.of_root() {
+            return;
+        }
+        let (ops, deleted) = (self.totals.ops, self.totals.deleted);
+        self.totals = Totals { ops, deleted, ..walk.counts };
+        self.guard.counted(walk.counts.files + walk.counts.dirs);
+        self.next_rescan = self.rules.rescan.map(|every| now + every);
+        self.walk_not_before = Some(now + (now - walk.began).min(PAUSE_MAX));
+        let totals = self.totals;
+        if self.ready {
+            self.say(Report::Rescanned(totals));
+        } else {
+            self.ready = true;
+            self.say(Report::Ready(totals));
+        }
+    }
+}
