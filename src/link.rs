@@ -51,3 +51,18 @@ pub trait Remote: Send + Sync {
     /// Who is there, for error texts.
     fn peer(&self) -> &str;
 }
+
+/// What the far end said last, in one line: the end of its standard error, or how it ended.
+#[must_use]
+pub fn last_words(end: &LinkEnd) -> Option<String> {
+    use lsync_protocol::path::Escaped;
+    let lines = end.stderr.split(|&b| b == b'\n').map(<[u8]>::trim_ascii);
+    if let Some(line) = lines.filter(|line| !line.is_empty()).next_back() {
+        let line = line.strip_prefix(b"lsync-agent: ").unwrap_or(line);
+        return Some(Escaped(line).to_string());
+    }
+    if let Some(signal) = &end.signal {
+        return Some(format!("it was killed by signal {signal}"));
+    }
+    end.status.filter(|&status| status != 0).map(|status| format!("exit code {status}"))
+}

@@ -32,6 +32,9 @@ use crate::watch::WatchEvent;
 
 pub use owners::Unasked;
 
+pub use crate::carrier::NotBuilt;
+pub use crate::source::{RootTrouble, SourceDir};
+
 use clear::Clearings;
 use flights::{Cause, Flight, Flights};
 use guard::Guard;
@@ -77,39 +80,6 @@ pub struct Rules {
     pub dry_run: bool,
     /// Keys the digests of this source.
     pub key: [u8; 32],
-}
-
-/// A directory of the source as a walk saw it.
-#[derive(Debug, Clone)]
-pub struct SourceDir {
-    /// Which directory.
-    pub dir: RelPath,
-    /// The directory itself.
-    pub here: Entry,
-    /// What the rules let through, sorted by name.
-    pub entries: Vec<Named>,
-    /// Names that are there but could not be looked at, and why.
-    pub unknown: Vec<(Box<[u8]>, String)>,
-}
-
-/// Why the source's root cannot be trusted now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RootTrouble {
-    /// It is not there.
-    Gone,
-    /// Another file system is there: it was unmounted.
-    Unmounted,
-    /// Another directory is there.
-    Replaced,
-}
-
-/// Why an operation could not be built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotBuilt {
-    /// What stood there has gone or is of another kind by now.
-    Vanished,
-    /// It could not be read, for this reason.
-    Unreadable(String),
 }
 
 /// What came.
@@ -200,6 +170,11 @@ pub enum Event {
         /// Its operation.
         id: OpId,
     },
+    /// The content of a large file is on the target, under no name yet.
+    Staged {
+        /// Its operation.
+        id: OpId,
+    },
     /// The root's standing was checked again.
     Root(Result<Identity, RootTrouble>),
 }
@@ -240,6 +215,13 @@ pub enum Effect {
     Send(Vec<(OpId, Planned)>),
     /// This content is not wanted any more.
     Cancel(OpId),
+    /// Content that is staged gets this name, after everything sent before.
+    Commit {
+        /// Its operation.
+        id: OpId,
+        /// The name of now.
+        path: RelPath,
+    },
     /// Check the root's standing; come back with [`Event::Root`].
     CheckRoot {
         /// Whatever stands there now is accepted as the root.
@@ -320,6 +302,10 @@ pub struct Mirror {
     /// Paths with the looker.
     looking: BTreeSet<RelPath>,
     looks: usize,
+    /// Batches with the looker that say what happened to names.
+    naming: usize,
+    /// Contents that wait for their names: none is given before all renames have left.
+    staged: Vec<OpId>,
     problems: Problems,
     clearings: Clearings,
     guard: Guard,
@@ -358,6 +344,8 @@ impl Mirror {
             next_rescan: None,
             looking: BTreeSet::new(),
             looks: 0,
+            naming: 0,
+            staged: Vec::new(),
             clearings: Clearings::default(),
             halted: None,
             waiting: None,
@@ -413,6 +401,7 @@ impl Mirror {
             }
             Event::Acked { done, outcomes } => self.acked(&done, outcomes, now),
             Event::NotBuilt { id, why } => self.not_built(id, why, now),
+            Event::Staged { id } => self.staged.push(id),
             Event::Unsettled { id } => {
                 if let Some(flight) = self.flights.get(id) {
                     let path = flight.op.path().clone();
@@ -524,6 +513,7 @@ impl Mirror {
     /// repeated as it was: a rename whose ack was lost would put the new file over the moved one.
     fn lost(&mut self, now: Instant) {
         self.held = None;
+        self.staged.clear();
         for flight in self.flights.drain() {
             self.dissolve(&flight, now);
         }
@@ -580,7 +570,7 @@ impl Mirror {
 
     /// A batch that was looked at but could not be used is dirty as it was.
     fn redirty(&mut self, looked: Looked, now: Instant) {
-        self.looks = self.looks.saturating_sub(1);
+        self.looked_one(&looked);
         for (step, _) in looked.steps {
             match step {
                 crate::collate::Step::Rename { from, to, dir } => {
@@ -601,6 +591,9 @@ impl Mirror {
         for (path, marks, ..) in looked.paths {
             self.looking.remove(&path);
             self.collate.mark(&path, marks, now);
+        }
+        for path in looked.excluded {
+            self.looking.remove(&path);
         }
     }
 
@@ -626,7 +619,8 @@ impl Mirror {
         match event {
             Event::Looked(Ok(looked)) => self.looked(looked, now),
             Event::Looked(Err(trouble)) => {
-                self.looks = self.looks.saturating_sub(1);
+                self.looks = 0;
+                self.naming = 0;
                 self.root_lost(trouble, now);
             }
             Event::Walked { walk, seen } => self.walked(walk, seen, now),
@@ -723,11 +717,37 @@ impl Mirror {
                 break;
             }
             self.looks += 1;
+            self.naming += usize::from(!batch.steps.is_empty());
             self.looking.extend(batch.paths.iter().map(|(path, ..)| path.clone()));
             self.out.push(Effect::Look(batch));
         }
+        self.name_staged();
         self.finish_walk(now);
         self.finish_once();
+    }
+
+    /// A batch came back from the looker.
+    fn looked_one(&mut self, looked: &Looked) {
+        self.looks = self.looks.saturating_sub(1);
+        self.naming = self.naming.saturating_sub(usize::from(!looked.steps.is_empty()));
+    }
+
+    /// Have all renames that were heard of left?
+    fn names_told(&self) -> bool {
+        !self.collate.has_steps() && self.naming == 0
+    }
+
+    /// Contents that are staged get their names, if no rename is still to be told.
+    fn name_staged(&mut self) {
+        if !self.names_told() {
+            return;
+        }
+        for id in std::mem::take(&mut self.staged) {
+            self.out.push(match self.flights.get(id) {
+                Some(flight) => Effect::Commit { id, path: flight.op.path().clone() },
+                None => Effect::Cancel(id),
+            });
+        }
     }
 
     /// Numbers operations and sends them.

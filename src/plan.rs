@@ -136,6 +136,8 @@ pub struct Looked {
     pub steps: Vec<(Step, Option<Look>)>,
     /// Dirty paths in their order.
     pub paths: Vec<(RelPath, Marks, Instant, Look)>,
+    /// Paths that turned out not to be mirrored.
+    pub excluded: Vec<RelPath>,
     /// The directories that hold any of these names.
     pub parents: BTreeMap<RelPath, Look>,
     /// The source's root has nothing in it that is mirrored; only known when a name in it went.
@@ -337,7 +339,7 @@ mod tests {
                 (path("gone"), Look::Missing),
                 (path("d"), entry(Kind::Dir)),
             ]),
-            root_empty: false,
+            ..Looked::default()
         };
         assert_eq!(
             lines(&looked),

@@ -155,6 +155,12 @@ impl Op {
         }
     }
 
+    /// Bytes of the small credit it takes while it is on the way: the same on both ends.
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        64 + self.inline_size() as u32
+    }
+
     /// The stage it commits, if it does.
     #[must_use]
     pub fn stage(&self) -> Option<u32> {

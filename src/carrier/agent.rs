@@ -1,1 +1,167 @@
-//! stub
+//! The agent's carrier: operations as frames on one link.
+//!
+//! Four tasks: one reads the link, one writes it (small frames before bulk ones), one builds
+//! operations in order, and a few bring the content of large files. Two credits keep both ends
+//! bounded: *small* for operations with their inline content, *bulk* for the content of stages,
+//! so that a small change never waits for a large file.
+
+mod build;
+mod handshake;
+mod incoming;
+mod outgoing;
+mod transfer;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lsync_protocol::entry::Digest;
+use lsync_protocol::frame::PIECE;
+use lsync_protocol::message::{Message, OpId};
+use lsync_protocol::path::RelPath;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::{Carried, Carrier};
+use crate::plan::Planned;
+use crate::source::{OwnerNames, Source};
+
+pub use handshake::{Greeted, greet};
+
+/// What several tasks of one carrier share.
+#[derive(Debug)]
+struct Shared {
+    source: Arc<Source>,
+    /// Bytes of operations and inline content that may be on the way.
+    small: Semaphore,
+    /// All of `small`: no single cost may be over it.
+    small_all: u32,
+    /// Bytes of stages' content that may be on the way.
+    bulk: Semaphore,
+    /// Listings that were asked and not answered.
+    asked: Mutex<HashSet<u32>>,
+    /// Operations whose content is not wanted any more.
+    cancelled: Mutex<HashSet<OpId>>,
+    /// Stages the agent cannot take, and why.
+    broken: Mutex<BTreeMap<u32, String>>,
+    /// Contents that wait for their names.
+    staged: Mutex<BTreeMap<OpId, transfer::Staged>>,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the builder is told, in order. Not bounded by itself: the mirror has a bounded number of
+/// operations in flight.
+#[derive(Debug)]
+enum Order {
+    Op(OpId, Planned),
+    Commit(OpId, RelPath),
+    Finish,
+}
+
+/// A carrier to an agent.
+#[derive(Debug)]
+pub struct AgentCarrier {
+    shared: Arc<Shared>,
+    orders: mpsc::UnboundedSender<Order>,
+    urgent: mpsc::UnboundedSender<Vec<u8>>,
+    /// Aborted when this is dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl AgentCarrier {
+    /// Starts a carrier on a link whose agent has welcomed us. What it says arrives at `events`.
+    #[must_use]
+    pub fn start(greeted: Greeted, source: Arc<Source>, events: mpsc::Sender<Carried>) -> Self {
+        let Greeted { link, welcome } = greeted;
+        // Whatever it grants, no more than we care to have on the way.
+        let small_all = welcome.small.clamp(1, 16 << 20);
+        let shared = Arc::new(Shared {
+            source,
+            small: Semaphore::new(small_all as usize),
+            small_all,
+            bulk: Semaphore::new(welcome.bulk.clamp(PIECE as u32, 64 << 20) as usize),
+            asked: Mutex::default(),
+            cancelled: Mutex::default(),
+            broken: Mutex::default(),
+            staged: Mutex::default(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        });
+        let (orders, orders_in) = mpsc::unbounded_channel();
+        let (urgent, urgent_in) = mpsc::unbounded_channel();
+        let (bulk, bulk_in) = mpsc::channel(4);
+        let (large, large_in) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(outgoing::write(link.writer, urgent_in, bulk_in, Arc::clone(&shared)));
+        tasks.spawn(incoming::read(
+            link.reader,
+            link.ended,
+            link.peer,
+            urgent.clone(),
+            events.clone(),
+            Arc::clone(&shared),
+        ));
+        tasks.spawn(build::build(
+            orders_in,
+            urgent.clone(),
+            large,
+            events.clone(),
+            Arc::clone(&shared),
+        ));
+        tasks.spawn(transfer::bring(large_in, bulk, events, Arc::clone(&shared)));
+        AgentCarrier { shared, orders, urgent, _tasks: tasks }
+    }
+
+    /// Sends a message that needs no credit. A link that is lost tells so by itself.
+    fn say(&self, message: &Message) {
+        let mut frame = Vec::new();
+        lsync_protocol::frame::encode(message, 0, &mut frame);
+        let _ = self.urgent.send(frame);
+    }
+}
+
+impl Carrier for AgentCarrier {
+    fn send(&mut self, ops: Vec<(OpId, Planned)>) {
+        for (id, op) in ops {
+            let _ = self.orders.send(Order::Op(id, op));
+        }
+    }
+
+    fn commit(&mut self, id: OpId, path: RelPath) {
+        let _ = self.orders.send(Order::Commit(id, path));
+    }
+
+    fn cancel(&mut self, id: OpId) {
+        if let Some(staged) = locked(&self.shared.staged).remove(&id) {
+            self.say(&Message::Abort { stage: staged.stage });
+        } else {
+            locked(&self.shared.cancelled).insert(id);
+        }
+    }
+
+    fn list(&mut self, request: u32, dir: RelPath, digest: Option<Digest>) {
+        locked(&self.shared.asked).insert(request);
+        self.say(&Message::List { request, dir, digest });
+    }
+
+    fn ask_names(&mut self, names: &OwnerNames) {
+        let pairs = |names: &BTreeMap<u32, String>| {
+            names.iter().map(|(id, name)| (*id, name.clone())).collect()
+        };
+        self.say(&Message::Names { users: pairs(&names.users), groups: pairs(&names.groups) });
+    }
+
+    fn finish(&mut self) {
+        let _ = self.orders.send(Order::Finish);
+    }
+
+    fn traffic(&self) -> (u64, u64) {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (get(&self.shared.sent), get(&self.shared.received))
+    }
+}

@@ -90,9 +90,7 @@ impl Mirror {
         self.next_request = self.next_request.wrapping_add(1);
         self.clearings.requests.insert(request, key);
         self.clearings.rounds.insert(path.clone(), round);
-        self.clearings
-            .by_key
-            .insert(key, Clearing { then: flight, waiting: 0, kept: 0, round });
+        self.clearings.by_key.insert(key, Clearing { then: flight, waiting: 0, kept: 0, round });
         self.out.push(Effect::List { request, dir: path, digest: None });
     }
 

@@ -28,9 +28,13 @@ impl Mirror {
         if self.held.is_none() || self.waiting.is_some() {
             return self.redirty(looked, now);
         }
-        self.looks = self.looks.saturating_sub(1);
+        self.looked_one(&looked);
         for (path, ..) in &looked.paths {
             self.looking.remove(path);
+        }
+        for path in &looked.excluded {
+            self.looking.remove(path);
+            self.problems.mended(path);
         }
         for (_, look) in &mut looked.steps {
             if let Some(Look::Here(entry)) = look {
@@ -306,7 +310,7 @@ impl Mirror {
             NotBuilt::Vanished => {
                 self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT), now);
             }
-            NotBuilt::Unreadable(why) => self.failed(&path, &why, now),
+            NotBuilt::Failed(why) => self.failed(&path, &why, now),
         }
         self.collate.release(&path, now);
     }

@@ -112,8 +112,11 @@ impl Mirror {
             self.next_rescan = None;
             (vec![root], false)
         } else {
-            let Some(whole) =
-                self.walks_due.iter().find(|(path, _)| root_may || !path.is_root()).map(|(_, w)| *w)
+            let Some(whole) = self
+                .walks_due
+                .iter()
+                .find(|(path, _)| root_may || !path.is_root())
+                .map(|(_, w)| *w)
             else {
                 return;
             };
@@ -168,7 +171,7 @@ impl Mirror {
             }
         }
         if seen.dir.is_root() {
-            walk.root_names = Some(seen.entries.len() + seen.unknown.len());
+            walk.root_names = Some(seen.entries.len() + seen.unknown.len() + seen.kept.len());
         }
         // Where everything is sent anyway, or something is unknown, a digest says nothing.
         let digest = (!walk.whole && seen.unknown.is_empty()).then(|| {
@@ -251,7 +254,8 @@ impl Mirror {
         let mut touched = made;
         let mut unmirrored = Vec::new();
         if let Some(target) = target {
-            let unknown: Vec<Box<[u8]>> = seen.unknown.iter().map(|(n, _)| n.clone()).collect();
+            let unknown: Vec<Box<[u8]>> =
+                seen.unknown.iter().map(|(name, _)| name).chain(&seen.kept).cloned().collect();
             let found =
                 reconcile(&seen.dir, &seen.entries, &unknown, target.as_deref(), &held, quick);
             walk.made.extend(found.made);
@@ -322,7 +326,7 @@ impl Mirror {
     /// Everything was compared: what of the names that only the target has may go?
     fn comparing_ended(&mut self, now: Instant) -> bool {
         // A rename that has not left yet may be what makes a name look extra.
-        if self.collate.has_steps() {
+        if !self.names_told() {
             return false;
         }
         let Some(walk) = &mut self.walk else { return false };
@@ -436,8 +440,11 @@ impl Mirror {
             return self.refuse_deletes(reason, hint);
         }
         let holders: BTreeMap<RelPath, Meta> = std::mem::take(&mut walk.holders);
-        let dirs: BTreeSet<RelPath> =
-            removes.keys().filter_map(RelPath::parent).filter(|p| holders.contains_key(p)).collect();
+        let dirs: BTreeSet<RelPath> = removes
+            .keys()
+            .filter_map(RelPath::parent)
+            .filter(|p| holders.contains_key(p))
+            .collect();
         walk.phase = Phase::Ending;
         walk.extra.clear();
         let mut ops: Vec<Planned> = Vec::new();

@@ -126,9 +126,9 @@ fn failed(path: &Path, cause: notify::Error) -> Error {
     let error =
         Error::failed(format!("cannot watch {}", Escaped(path.as_os_str().as_encoded_bytes())));
     match cause.kind {
-        ErrorKind::Io(cause) if cause.raw_os_error() == Some(24) => error.because(cause).hint(
-            "raise fs.inotify.max_user_instances, or the limit of open files (ulimit -n)",
-        ),
+        ErrorKind::Io(cause) if cause.raw_os_error() == Some(24) => error
+            .because(cause)
+            .hint("raise fs.inotify.max_user_instances, or the limit of open files (ulimit -n)"),
         ErrorKind::Io(cause) => error.because(cause),
         _ => error.because(cause),
     }

@@ -32,8 +32,12 @@ impl Dirs {
 
     /// A directory left its path: nothing is watched at it or beneath.
     fn remove_subtree(&mut self, top: &RelPath) {
-        let gone: Vec<RelPath> =
-            self.0.range(top.clone()..).take_while(|dir| dir.is_at_or_under(top)).cloned().collect();
+        let gone: Vec<RelPath> = self
+            .0
+            .range(top.clone()..)
+            .take_while(|dir| dir.is_at_or_under(top))
+            .cloned()
+            .collect();
         for dir in gone {
             self.0.remove(&dir);
         }

@@ -1,0 +1,302 @@
+//! Building: planned operations become frames, in order, with the content of small files read
+//! on blocking threads, several slices at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use lsync_agent::read::{self, ReadError};
+use lsync_agent::root::Root;
+use lsync_protocol::entry::{Entry, Meta};
+use lsync_protocol::frame;
+use lsync_protocol::message::{INLINE_MAX, MAX_OPS, Message, Op, OpId};
+use lsync_protocol::path::RelPath;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Order, Shared, locked};
+use crate::carrier::{Carried, NotBuilt};
+use crate::error::plain;
+use crate::plan::Planned;
+
+/// A slice is closed at so many operations.
+const SLICE_OPS: usize = 128;
+/// A slice is closed at so many bytes of paths and content.
+const SLICE_BYTES: u64 = 256 * 1024;
+/// Slices being read at a time.
+const SLICES: usize = 4;
+
+/// A large file to be brought by itself.
+#[derive(Debug)]
+pub(super) struct Large {
+    pub(super) id: OpId,
+    pub(super) path: RelPath,
+    pub(super) meta: Meta,
+    /// What stands in its place and has to go, if its kind differs.
+    pub(super) replaces: Option<lsync_protocol::entry::Kind>,
+}
+
+/// What became of a slice.
+#[derive(Debug, Default)]
+struct Built {
+    /// Frames, and the credit each needs.
+    frames: Vec<(Vec<u8>, u32)>,
+    large: Vec<Large>,
+    said: Vec<Carried>,
+    end: bool,
+}
+
+/// Builds what is ordered until the orders end.
+pub(super) async fn build(
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    urgent: mpsc::UnboundedSender<Vec<u8>>,
+    large: mpsc::UnboundedSender<Large>,
+    events: mpsc::Sender<Carried>,
+    shared: Arc<Shared>,
+) {
+    // In order: the first is always sent first, whichever is read first.
+    let mut slices: VecDeque<JoinHandle<Built>> = VecDeque::new();
+    let mut open = true;
+    while open || !slices.is_empty() {
+        let room = open && slices.len() < SLICES;
+        tokio::select! {
+            order = orders.recv(), if room => match order {
+                Some(order) => {
+                    let slice = gather(order, &mut orders);
+                    let shared = Arc::clone(&shared);
+                    slices.push_back(tokio::task::spawn_blocking(move || slice_of(&shared, slice)));
+                }
+                None => open = false,
+            },
+            built = first(&mut slices), if !slices.is_empty() => {
+                slices.pop_front();
+                for (frame, cost) in built.frames {
+                    // The semaphore is never closed; what is taken comes back with the acks.
+                    let Ok(permit) = shared.small.acquire_many(cost.min(shared.small_all)).await else {
+                        return;
+                    };
+                    permit.forget();
+                    if urgent.send(frame).is_err() {
+                        return;
+                    }
+                }
+                for file in built.large {
+                    if large.send(file).is_err() {
+                        return;
+                    }
+                }
+                for said in built.said {
+                    if events.send(said).await.is_err() {
+                        return;
+                    }
+                }
+                if built.end {
+                    let mut bye = Vec::new();
+                    frame::encode(&Message::Bye, 0, &mut bye);
+                    let _ = urgent.send(bye);
+                    let _ = urgent.send(Vec::new());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The result of the first slice.
+async fn first(slices: &mut VecDeque<JoinHandle<Built>>) -> Built {
+    match slices.front_mut() {
+        Some(slice) => slice.await.unwrap_or_default(),
+        None => std::future::pending().await,
+    }
+}
+
+/// What is waiting, up to a slice. Nothing waits for a slice to fill up.
+fn gather(order: Order, orders: &mut mpsc::UnboundedReceiver<Order>) -> Vec<Order> {
+    let mut bytes = weight(&order);
+    let mut slice = vec![order];
+    while slice.len() < SLICE_OPS.min(MAX_OPS) && bytes < SLICE_BYTES {
+        match orders.try_recv() {
+            Ok(order) => {
+                bytes += weight(&order);
+                slice.push(order);
+            }
+            Err(_) => break,
+        }
+    }
+    slice
+}
+
+/// Roughly what an order puts into a frame.
+fn weight(order: &Order) -> u64 {
+    match order {
+        Order::Op(_, op) => {
+            let content = match op {
+                Planned::Content { size, .. } if *size <= INLINE_MAX => *size,
+                Planned::Symlink { link, .. } => link.len() as u64,
+                _ => 0,
+            };
+            64 + op.path().as_bytes().len() as u64 + content
+        }
+        Order::Commit(_, path) => 128 + path.as_bytes().len() as u64,
+        Order::Finish => 0,
+    }
+}
+
+/// Reads and encodes one slice.
+fn slice_of(shared: &Shared, slice: Vec<Order>) -> Built {
+    let mut built = Built::default();
+    let mut run = Run::default();
+    let mut root: Option<Root> = None;
+    for order in slice {
+        match order {
+            Order::Finish => built.end = true,
+            Order::Commit(id, path) => match locked(&shared.staged).remove(&id) {
+                Some(staged) => run.push(id, staged.op(path), &[], &mut built),
+                None => built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished }),
+            },
+            Order::Op(id, planned) => {
+                if root.is_none() && needs_root(&planned) {
+                    root = shared.source.root().ok();
+                }
+                one(id, planned, root.as_ref(), &mut run, &mut built);
+            }
+        }
+    }
+    run.close(&mut built);
+    built
+}
+
+fn needs_root(planned: &Planned) -> bool {
+    match planned {
+        Planned::Content { size, .. } => *size <= INLINE_MAX,
+        Planned::Replace { new, .. } => needs_root(new),
+        _ => false,
+    }
+}
+
+fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &mut Built) {
+    match planned {
+        Planned::Replace { old, new } => match *new {
+            Planned::Content { path, meta, size } => {
+                content(id, path, meta, size, Some(old), root, run, built);
+            }
+            new => {
+                if let Some(new) = plain_op(new) {
+                    let new = Box::new(new);
+                    run.push(id, Op::Replace { old, new }, &[], built);
+                }
+            }
+        },
+        Planned::Content { path, meta, size } => {
+            content(id, path, meta, size, None, root, run, built);
+        }
+        other => {
+            if let Some(op) = plain_op(other) {
+                run.push(id, op, &[], built);
+            }
+        }
+    }
+}
+
+/// An operation that needs nothing to be read.
+fn plain_op(planned: Planned) -> Option<Op> {
+    Some(match planned {
+        Planned::MakeDir { path, meta } => Op::MakeDir { path, meta },
+        Planned::Symlink { path, link, meta } => Op::Symlink { path, link: link.into_vec(), meta },
+        Planned::Meta { path, kind, meta } => Op::Meta { path, kind, meta },
+        Planned::Dir { path, meta } => Op::Dir { path, meta },
+        Planned::Rename { from, to, kind, size, mtime } => {
+            Op::Rename { from, to, kind, size, mtime }
+        }
+        Planned::Remove { path, kind } => Op::Remove { path, kind },
+        Planned::Content { .. } | Planned::Replace { .. } => return None,
+    })
+}
+
+/// Attributes as planned, brought up to date with what was seen when the content was read.
+pub(super) fn fresh(planned: Meta, seen: &Entry) -> Meta {
+    Meta {
+        mode: planned.mode.and(seen.meta.mode.map(|mode| mode & 0o7777)),
+        mtime: planned.mtime.and(seen.meta.mtime),
+        ..planned
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // one place, and each is a plain value
+fn content(
+    id: OpId,
+    path: RelPath,
+    meta: Meta,
+    size: u64,
+    replaces: Option<lsync_protocol::entry::Kind>,
+    root: Option<&Root>,
+    run: &mut Run,
+    built: &mut Built,
+) {
+    if size > INLINE_MAX {
+        return built.large.push(Large { id, path, meta, replaces });
+    }
+    let read = match root {
+        Some(root) => read::read_small(root, &path, INLINE_MAX),
+        // The root is not the root: the look that follows finds out.
+        None => Err(ReadError::Missing),
+    };
+    match read {
+        Ok(small) => {
+            let meta = fresh(meta, &small.entry);
+            let file = Op::File { path, size: small.content.len() as u32, meta };
+            let op = match replaces {
+                Some(old) => Op::Replace { old, new: Box::new(file) },
+                None => file,
+            };
+            run.push(id, op, &small.content, built);
+            if !small.settled {
+                built.said.push(Carried::Unsettled { id });
+            }
+        }
+        Err(ReadError::TooLarge(_)) => built.large.push(Large { id, path, meta, replaces }),
+        Err(ReadError::Missing | ReadError::NotFile(_)) => {
+            built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished });
+        }
+        Err(ReadError::Trouble(error)) => {
+            let why = format!("cannot be read: {}", plain(&error.to_string()));
+            built.said.push(Carried::NotBuilt { id, why: NotBuilt::Failed(why) });
+        }
+    }
+}
+
+/// Operations with consecutive numbers, which make one frame.
+#[derive(Debug, Default)]
+struct Run {
+    first: OpId,
+    ops: Vec<Op>,
+    raw: Vec<u8>,
+    cost: u32,
+}
+
+impl Run {
+    fn push(&mut self, id: OpId, op: Op, content: &[u8], built: &mut Built) {
+        let next = self.first + self.ops.len() as u64;
+        if !self.ops.is_empty() && (id != next || self.raw.len() + content.len() > frame::RAW_MAX) {
+            self.close(built);
+        }
+        if self.ops.is_empty() {
+            self.first = id;
+        }
+        self.cost += op.cost();
+        self.ops.push(op);
+        self.raw.extend_from_slice(content);
+    }
+
+    fn close(&mut self, built: &mut Built) {
+        if self.ops.is_empty() {
+            return;
+        }
+        let hash = (!self.raw.is_empty()).then(|| *blake3::hash(&self.raw).as_bytes());
+        let ops = std::mem::take(&mut self.ops);
+        let message = Message::Ops { first: self.first, hash, ops };
+        let mut bytes = Vec::with_capacity(self.raw.len() + 4096);
+        frame::encode(&message, self.raw.len(), &mut bytes);
+        bytes.append(&mut self.raw);
+        built.frames.push((bytes, std::mem::take(&mut self.cost)));
+    }
+}

@@ -1,0 +1,224 @@
+//! Reading the link: answers, acks and credit; and noticing when nothing comes any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lsync_protocol::entry::Named;
+use lsync_protocol::frame::{Frame, HEADER, Header};
+use lsync_protocol::message::Message;
+use lsync_protocol::path::{Escaped, check_name};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{Shared, locked};
+use crate::carrier::{Carried, NotBuilt};
+use crate::error::Error;
+use crate::link::{Ended, last_words};
+
+/// A link on which nothing came for this long is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(15);
+/// After so many questions without an answer it is lost.
+const SILENCES_MAX: u32 = 3;
+/// The most entries of one directory.
+const ENTRIES_MAX: usize = 16 << 20;
+
+/// Why reading ended.
+enum End {
+    /// The far end closed.
+    Eof,
+    /// The link broke.
+    Broken(std::io::Error),
+    /// Nothing came for too long.
+    Silent,
+    /// What came makes no sense.
+    Nonsense(String),
+    /// The mirror does not listen any more.
+    Unheard,
+}
+
+/// Reads frames until the link ends, then says how it ended.
+pub(super) async fn read(
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    ended: Ended,
+    peer: String,
+    urgent: mpsc::UnboundedSender<Vec<u8>>,
+    events: mpsc::Sender<Carried>,
+    shared: Arc<Shared>,
+) {
+    let mut reader = BufReader::with_capacity(64 * 1024, reader);
+    let end = frames(&mut reader, &urgent, &events, &shared).await;
+    drop(reader);
+    let error = match end {
+        End::Unheard => return,
+        End::Silent => Error::failed(format!(
+            "{peer} has not answered for {} s",
+            SILENCE.as_secs() * u64::from(SILENCES_MAX)
+        )),
+        End::Nonsense(what) => {
+            Error::failed(format!("the agent on {peer} sent what an agent does not send"))
+                .because(what)
+        }
+        End::Broken(error) => Error::failed(format!("the link to {peer} broke")).because(error),
+        End::Eof => {
+            let far = timeout(Duration::from_secs(2), ended).await.unwrap_or_default();
+            let error = Error::failed(format!("the link to {peer} ended"));
+            match last_words(&far) {
+                Some(words) => error.because(words),
+                None => error,
+            }
+        }
+    };
+    let _ = events.send(Carried::Lost(error)).await;
+}
+
+async fn frames<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    urgent: &mpsc::UnboundedSender<Vec<u8>>,
+    events: &mpsc::Sender<Carried>,
+    shared: &Shared,
+) -> End {
+    let mut listings: HashMap<u32, Vec<Named>> = HashMap::new();
+    loop {
+        let frame = match next(reader, urgent, shared).await {
+            Ok(frame) => frame,
+            Err(end) => return end,
+        };
+        shared.received.fetch_add(frame.wire_size() as u64, Ordering::Relaxed);
+        let said = match take(frame, &mut listings, urgent, shared) {
+            Ok(Some(said)) => said,
+            Ok(None) => continue,
+            Err(what) => return End::Nonsense(what.to_owned()),
+        };
+        if events.send(said).await.is_err() {
+            return End::Unheard;
+        }
+    }
+}
+
+/// The next frame. While nothing comes, the far end is asked.
+async fn next<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    urgent: &mpsc::UnboundedSender<Vec<u8>>,
+    _shared: &Shared,
+) -> Result<Frame, End> {
+    let mut header = [0; HEADER];
+    let mut silences = 0;
+    let mut got = 0;
+    let mut body: Option<(Header, Vec<u8>)> = None;
+    loop {
+        // Reading into what is there already: a timeout in the middle of a frame loses nothing.
+        let read = match &mut body {
+            None => timeout(SILENCE, reader.read(&mut header[got..])).await,
+            Some((_, body)) => timeout(SILENCE, reader.read(&mut body[got..])).await,
+        };
+        match read {
+            Err(_) => {
+                silences += 1;
+                if silences >= SILENCES_MAX {
+                    return Err(End::Silent);
+                }
+                let mut ping = Vec::new();
+                lsync_protocol::frame::encode(&Message::Ping(silences.into()), 0, &mut ping);
+                let _ = urgent.send(ping);
+                continue;
+            }
+            Ok(Err(error)) => return Err(End::Broken(error)),
+            Ok(Ok(0)) => return Err(End::Eof),
+            Ok(Ok(n)) => {
+                silences = 0;
+                got += n;
+            }
+        }
+        if body.is_none() && got == HEADER {
+            let checked =
+                Header::decode(&header).map_err(|error| End::Nonsense(error.to_string()))?;
+            body = Some((checked, vec![0; checked.length]));
+            got = 0;
+        }
+        if let Some((header, bytes)) = body.take_if(|(_, bytes)| got == bytes.len()) {
+            return Frame::decode(header, bytes).map_err(|error| End::Nonsense(error.to_string()));
+        }
+    }
+}
+
+/// Makes of a message what the mirror hears of it. The agent's bytes are hostile: what was not
+/// asked, or says impossible things, ends the link.
+fn take(
+    frame: Frame,
+    listings: &mut HashMap<u32, Vec<Named>>,
+    urgent: &mpsc::UnboundedSender<Vec<u8>>,
+    shared: &Shared,
+) -> Result<Option<Carried>, &'static str> {
+    let answered = |request: u32| {
+        if locked(&shared.asked).remove(&request) { Ok(()) } else { Err("an answer not asked for") }
+    };
+    Ok(match frame.message {
+        Message::Same { request } => {
+            answered(request)?;
+            Some(Carried::Same { request })
+        }
+        Message::NoList { request, why } => {
+            answered(request)?;
+            Some(Carried::NoList { request, why })
+        }
+        Message::Entries { request, last, entries } => {
+            if !locked(&shared.asked).contains(&request) {
+                return Err("an answer not asked for");
+            }
+            let listing = listings.entry(request).or_default();
+            for named in entries {
+                check_name(&named.name).map_err(|_| "an entry with an impossible name")?;
+                if listing.last().is_some_and(|before| before.name >= named.name) {
+                    return Err("entries out of order");
+                }
+                listing.push(named);
+            }
+            if listing.len() > ENTRIES_MAX {
+                return Err("a directory without end");
+            }
+            if last {
+                answered(request)?;
+                let entries = listings.remove(&request).unwrap_or_default();
+                Some(Carried::Entries { request, entries })
+            } else {
+                None
+            }
+        }
+        Message::NameIds { users, groups } => Some(Carried::NameIds { users, groups }),
+        Message::Acks { done, outcomes, small } => {
+            give(&shared.small, small, shared.small_all as usize);
+            Some(Carried::Acked { done, outcomes })
+        }
+        Message::Credit { bulk } => {
+            give(&shared.bulk, bulk, 64 << 20);
+            None
+        }
+        Message::StageTrouble { stage, trouble } => {
+            locked(&shared.broken).insert(stage, Escaped(trouble.text.as_bytes()).to_string());
+            None
+        }
+        Message::Warning { text } => Some(Carried::Warning(Escaped(text.as_bytes()).to_string())),
+        Message::Ping(n) => {
+            let mut pong = Vec::new();
+            lsync_protocol::frame::encode(&Message::Pong(n), 0, &mut pong);
+            let _ = urgent.send(pong);
+            None
+        }
+        Message::Pong(_) => None,
+        _ => return Err("a message that only a source sends"),
+    })
+}
+
+/// Credit comes back, but never more than there was.
+fn give(credit: &tokio::sync::Semaphore, bytes: u32, all: usize) {
+    let room = all.saturating_sub(credit.available_permits());
+    credit.add_permits((bytes as usize).min(room));
+}
+
+/// A content that could not be taken: what the mirror hears.
+pub(super) fn not_taken(id: u64, why: String) -> Carried {
+    Carried::NotBuilt { id, why: NotBuilt::Failed(why) }
+}

@@ -1,0 +1,226 @@
+//! Looks: what stands now at the paths of a batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lsync_agent::read;
+use lsync_agent::root::Root;
+use lsync_agent::walk;
+use lsync_protocol::entry::{Entry, Kind};
+use lsync_protocol::path::RelPath;
+
+use super::{RootTrouble, Source};
+use crate::collate::{Batch, Marks, Step};
+use crate::error::plain;
+use crate::plan::{Look, Looked};
+
+/// How many names of new directories are taken along with a batch; what is beyond is walked.
+const ALONG_MAX: usize = 4096;
+
+impl Source {
+    /// Looks at everything a batch speaks of.
+    ///
+    /// # Errors
+    /// The root is not the root any more; then nothing that was seen counts.
+    pub fn look(&self, batch: Batch) -> Result<Looked, RootTrouble> {
+        let root = self.root()?;
+        let mut looked = Looked::default();
+        let mut parents = BTreeSet::new();
+        for (at, step) in batch.steps.iter().enumerate() {
+            let look = match step {
+                Step::Rename { from, to, .. } => {
+                    parents.extend(from.parent());
+                    parents.extend(to.parent());
+                    let now = finally(to, &batch.steps[at + 1..]);
+                    now.map(|path| self.look_at(&root, &path))
+                }
+                Step::Clear { path, .. } => {
+                    parents.extend(path.parent());
+                    None
+                }
+            };
+            looked.steps.push((step.clone(), look));
+        }
+        let mut along = ALONG_MAX;
+        let batch_paths: BTreeSet<RelPath> =
+            batch.paths.iter().map(|(path, ..)| path.clone()).collect();
+        let mut more = Vec::new();
+        for (path, mut marks, first) in batch.paths {
+            let look = self.look_at(&root, &path);
+            let scoped = match &look {
+                Look::Here(entry) => self.in_scope(&path, entry.kind, entry.size),
+                _ => self.filter.verdict_deep(&path, marks.has(Marks::DIR)).sent,
+            };
+            if !scoped {
+                looked.excluded.push(path);
+                continue;
+            }
+            parents.extend(path.parent());
+            if let Look::Here(entry) = &look
+                && entry.kind == Kind::Dir
+                && marks.has(Marks::WHOLE)
+            {
+                let mut found = Vec::new();
+                if self.along(&root, &path, &batch_paths, &mut along, &mut found) {
+                    marks = marks.without(Marks::WHOLE);
+                }
+                more.extend(
+                    found.into_iter().map(|(path, marks, look)| (path, marks, first, look)),
+                );
+            }
+            looked.paths.push((path, marks, first, look));
+        }
+        if !more.is_empty() {
+            parents.extend(more.iter().filter_map(|(path, ..)| path.parent()));
+            looked.paths.extend(more);
+            looked.paths.sort_by(|a, b| a.0.cmp(&b.0));
+            looked.paths.dedup_by(|later, earlier| {
+                let same = later.0 == earlier.0;
+                if same {
+                    earlier.1 = earlier.1.with(later.1);
+                }
+                same
+            });
+        }
+        let at_root =
+            looked.paths.iter().any(|(path, .., look)| path.depth() == 1 && *look == Look::Missing);
+        if at_root {
+            looked.root_empty = walk::list(&root, &RelPath::root()).is_ok_and(|listing| {
+                let listing = self.scoped(RelPath::root(), listing);
+                listing.entries.is_empty() && listing.unknown.is_empty() && listing.kept.is_empty()
+            });
+        }
+        looked.parents = parents
+            .into_iter()
+            .map(|path| {
+                let look = self.look_at(&root, &path);
+                (path, look)
+            })
+            .collect::<BTreeMap<_, _>>();
+        self.still(&root)?;
+        Ok(looked)
+    }
+
+    /// Those of these names that are certainly missing.
+    ///
+    /// # Errors
+    /// The root is not the root any more.
+    pub fn missing(
+        &self,
+        paths: Vec<(RelPath, Kind)>,
+    ) -> Result<Vec<(RelPath, Kind)>, RootTrouble> {
+        let root = self.root()?;
+        let missing = paths
+            .into_iter()
+            .filter(|(path, _)| match self.look_at(&root, path) {
+                Look::Missing => true,
+                // What the rules keep from the target is not there for it: `--delete-excluded`.
+                Look::Here(entry) => {
+                    let verdict = self.filter.verdict_deep(path, entry.kind == Kind::Dir);
+                    !verdict.sent && verdict.deletable
+                }
+                Look::Unknown(_) => false,
+            })
+            .collect();
+        self.still(&root)?;
+        Ok(missing)
+    }
+
+    fn look_at(&self, root: &Root, path: &RelPath) -> Look {
+        match read::look(root, path) {
+            Ok(Some(entry)) => Look::Here(entry),
+            Ok(None) if self.mount_gone(root, path) => {
+                Look::Unknown("the file system that was mounted here is gone".to_owned())
+            }
+            Ok(None) => Look::Missing,
+            Err(error) => {
+                Look::Unknown(format!("cannot be looked at: {}", plain(&error.to_string())))
+            }
+        }
+    }
+
+    /// Is the root still what it was when the looks began? Only then was anything missing.
+    fn still(&self, root: &Root) -> Result<(), RootTrouble> {
+        match root.same_as(&self.path) {
+            Ok(true) => Ok(()),
+            _ => self.check(false).map(drop),
+        }
+    }
+
+    /// What is in a new directory goes along with it: no listing of the target is needed to know
+    /// that it is new there. Each directory is watched before it is read. Says whether everything
+    /// was taken along.
+    fn along(
+        &self,
+        root: &Root,
+        dir: &RelPath,
+        known: &BTreeSet<RelPath>,
+        room: &mut usize,
+        found: &mut Vec<(RelPath, Marks, Look)>,
+    ) -> bool {
+        let mut dirs = vec![dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            if let Some(watcher) = self.watcher.get() {
+                let watched = root
+                    .open_dir(&dir)
+                    .map(|fd| watcher.enter(&dir, std::os::fd::AsFd::as_fd(&fd)));
+                if !matches!(watched, Ok(Ok(()))) {
+                    return false;
+                }
+            }
+            let Ok(listing) = walk::list(root, &dir) else { return false };
+            if listing.facts.mount_root || !listing.unknown.is_empty() {
+                return false;
+            }
+            if listing.entries.len() > *room {
+                return false;
+            }
+            for named in listing.entries {
+                let Ok(path) = dir.join(&named.name) else { continue };
+                let entry: Entry = named.entry;
+                if !self.in_scope(&path, entry.kind, entry.size) {
+                    continue;
+                }
+                *room -= 1;
+                let mut marks = Marks::NAME.with(Marks::CONTENT);
+                if entry.kind == Kind::Dir {
+                    marks = Marks::NAME.with(Marks::DIR);
+                    dirs.push(path.clone());
+                }
+                if !known.contains(&path) || entry.kind == Kind::Dir {
+                    found.push((path, marks, Look::Here(entry)));
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Where a name is after these further steps; `None` when something else has its place.
+fn finally(path: &RelPath, steps: &[Step]) -> Option<RelPath> {
+    let mut path = path.clone();
+    for step in steps {
+        if let Step::Rename { from, to, .. } = step {
+            if let Some(moved) = path.moved(from, to) {
+                path = moved;
+            } else if path.is_at_or_under(to) {
+                return None;
+            }
+        }
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_followed_through_later_renames() {
+        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+        let rename =
+            |from: &str, to: &str| Step::Rename { from: path(from), to: path(to), dir: true };
+        assert_eq!(finally(&path("a"), &[]), Some(path("a")));
+        assert_eq!(finally(&path("a/x"), &[rename("a", "b"), rename("b", "c")]), Some(path("c/x")));
+        assert_eq!(finally(&path("a"), &[rename("b", "a")]), None, "it was overwritten");
+    }
+}
