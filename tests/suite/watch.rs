@@ -9,8 +9,9 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::path::RelPath;
@@ -39,6 +40,9 @@ struct Tree {
     heard: Vec<WatchEvent>,
     /// All that walks have met since then.
     met: BTreeSet<RelPath>,
+    /// Directories that were gone when a walk came to them: their new names, if a rename tells of
+    /// any, are walked instead.
+    missed: BTreeSet<RelPath>,
     marks: u32,
     _dir: tempfile::TempDir,
 }
@@ -75,12 +79,54 @@ impl Tree {
             events,
             heard: Vec::new(),
             met: BTreeSet::new(),
+            missed: BTreeSet::new(),
             marks: 0,
             _dir: dir,
         };
         tree.walk(&RelPath::root());
         tree.forget();
         tree
+    }
+
+    /// Of the back end without events, where nothing marks the end of a wait.
+    fn polled(limits: WatchLimits) -> Tree {
+        let (tell, events) = channel();
+        let dir = tempfile::tempdir().unwrap();
+        let sink: EventSink = Box::new(move |e| drop(tell.send(e)));
+        let watcher = Arc::from(watch::open(WatchChoice::Poll, dir.path(), limits, sink).unwrap());
+        Tree {
+            root: dir.path().to_owned(),
+            outside: PathBuf::new(),
+            watcher,
+            events,
+            heard: Vec::new(),
+            met: BTreeSet::new(),
+            missed: BTreeSet::new(),
+            marks: 0,
+            _dir: dir,
+        }
+    }
+
+    /// What walks met and events told of being closed.
+    fn met_or_closed(&self) -> BTreeSet<RelPath> {
+        let closed = self.heard.iter().filter_map(|event| match event {
+            WatchEvent::Closed(path) => Some(path.clone()),
+            _ => None,
+        });
+        closed.chain(self.met.iter().cloned()).collect()
+    }
+
+    /// Settles until a settle brings nothing but its own mark: all walks are through.
+    fn quiet(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.heard.clear();
+            self.settle();
+            if self.heard.iter().all(|event| format!("{event:?}").contains("\"mark-")) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it never gets quiet: {:?}", self.heard);
+        }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -109,9 +155,16 @@ impl Tree {
                 | rustix::fs::OFlags::NOFOLLOW
                 | rustix::fs::OFlags::RDONLY
                 | rustix::fs::OFlags::CLOEXEC;
-            let Ok(fd) = rustix::fs::open(&at, flags, rustix::fs::Mode::empty()) else { continue };
+            let Ok(fd) = rustix::fs::open(&at, flags, rustix::fs::Mode::empty()) else {
+                self.missed.insert(dir);
+                continue;
+            };
+            self.missed.remove(&dir);
             self.watcher.enter(&dir, fd.as_fd()).unwrap();
-            let Ok(entries) = fs::read_dir(&at) else { continue };
+            let Ok(entries) = fs::read_dir(&at) else {
+                self.missed.insert(dir);
+                continue;
+            };
             for entry in entries.flatten() {
                 let path = dir.join(entry.file_name().as_bytes()).unwrap();
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -127,10 +180,14 @@ impl Tree {
     fn until(&mut self, what: &str, done: impl Fn(&Tree) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(events) = self.events.recv_timeout(left) else {
-                panic!("waited for {what}, heard {:?}, met {:?}", self.heard, self.met);
-            };
+            assert!(
+                Instant::now() < deadline,
+                "waited for {what},\nheard {:?},\nmet {:?}",
+                self.heard,
+                self.met
+            );
+            // Not every condition comes with an event.
+            let Ok(events) = self.events.recv_timeout(SHORT) else { continue };
             self.take(events);
         }
     }
@@ -141,6 +198,18 @@ impl Tree {
             match event {
                 WatchEvent::Appeared { path, dir: true } | WatchEvent::Unsure(path) => {
                     self.walk(&path);
+                }
+                WatchEvent::Renamed { from, to, .. } => {
+                    let missed: Vec<_> = self
+                        .missed
+                        .iter()
+                        .filter(|dir| dir.is_at_or_under(&from))
+                        .cloned()
+                        .collect();
+                    for dir in missed {
+                        self.missed.remove(&dir);
+                        self.walk(&dir.moved(&from, &to).unwrap());
+                    }
                 }
                 WatchEvent::Overflow => self.walk(&RelPath::root()),
                 _ => {}
@@ -222,6 +291,8 @@ fn renamed(from: &str, to: &str, dir: bool) -> WatchEvent {
 /// Runs a test on a fresh tree of each back end that tells of events.
 fn each(test: impl Fn(&mut Tree)) {
     for choice in BACK_ENDS {
+        // Shown when the test fails.
+        println!("{choice:?}");
         test(&mut Tree::new(choice));
     }
 }
@@ -352,9 +423,11 @@ fn what_is_moved_out_is_heard_of_no_more() {
         tree.mv("a", "../outside/a");
         tree.hear(&gone("a", true));
         tree.forget();
-        tree.write("../outside/a/b/c/f");
-        tree.write("../outside/a/g");
-        assert_eq!(tree.about(""), tree.about("mark-4"), "nothing but the mark");
+        fs::write(tree.outside.join("a/b/c/f"), "f").unwrap();
+        fs::write(tree.outside.join("a/g"), "g").unwrap();
+        tree.settle();
+        let marks = |event: &&WatchEvent| !format!("{event:?}").contains("mark-");
+        assert_eq!(tree.heard.iter().find(marks), None, "nothing but the mark");
         assert_eq!(tree.watcher.status().watches, 1);
         tree.mv("../outside/a", "a");
         tree.until("the walk", |tree| tree.met.contains(&path("a/b/c/f")));
@@ -394,5 +467,326 @@ fn an_exchange_leaves_both_names_unsure_and_the_paths_right() {
         tree.forget();
         tree.write("f/in-b/g");
         tree.hear(&closed("f/in-b/g"));
+    });
+}
+
+#[test]
+fn a_tree_goes_and_comes_back_under_its_old_name() {
+    each(|tree| {
+        tree.mkdir("a/b/c");
+        tree.write("a/b/f");
+        tree.until("the walk", |tree| tree.met.contains(&path("a/b/c")));
+        tree.forget();
+        fs::remove_dir_all(tree.at("a")).unwrap();
+        for event in [gone("a/b/f", false), gone("a/b/c", true), gone("a/b", true), gone("a", true)]
+        {
+            tree.hear(&event);
+        }
+        tree.settle();
+        assert_eq!(tree.watcher.status().watches, 1);
+        tree.mkdir("a/b/c");
+        tree.until("the walk", |tree| tree.met.contains(&path("a/b/c")));
+        tree.forget();
+        tree.write("a/b/c/f");
+        tree.hear(&closed("a/b/c/f"));
+    });
+}
+
+#[test]
+fn no_file_of_a_new_tree_is_missed() {
+    each(|tree| {
+        let mut files = BTreeSet::new();
+        for i in 0..200 {
+            let dir = format!("n{i}/x/y/z");
+            tree.mkdir(&dir);
+            let file = format!("{dir}/leaf");
+            tree.write(&file);
+            files.insert(path(&file));
+        }
+        tree.until("every leaf, by event or by walk", |tree| {
+            files.is_subset(&tree.met_or_closed())
+        });
+    });
+}
+
+#[test]
+fn our_own_temporary_files_are_passed_over() {
+    each(|tree| {
+        let stage = ".lsync-0123abcd-00000001";
+        tree.write(stage);
+        tree.write(".lsync-mine");
+        tree.hear(&closed(".lsync-mine"));
+        assert_eq!(tree.about(stage), []);
+        tree.mv(stage, "f");
+        tree.hear(&appeared("f", false));
+        tree.mv("f", stage);
+        tree.hear(&gone("f", false));
+        assert_eq!(tree.about(stage), []);
+    });
+}
+
+#[test]
+fn names_may_be_any_bytes() {
+    each(|tree| {
+        let long = vec![b'x'; 255];
+        for name in [&b"new\nline"[..], b"]", b"\xff\xfe", b" ", &long] {
+            let at = tree.root.join(OsStr::from_bytes(name));
+            fs::write(at, "x").unwrap();
+            tree.hear(&WatchEvent::Closed(RelPath::new(name).unwrap()));
+        }
+    });
+}
+
+#[test]
+fn the_root_is_gone_when_it_is_moved_or_deleted() {
+    each(|tree| {
+        fs::rename(&tree.root, tree.outside.join("root")).unwrap();
+        tree.hear(&WatchEvent::RootGone);
+    });
+    each(|tree| {
+        fs::remove_dir_all(&tree.root).unwrap();
+        tree.hear(&WatchEvent::RootGone);
+    });
+}
+
+#[test]
+fn lost_events_are_an_event() {
+    for choice in BACK_ENDS {
+        let (tell, events) = channel();
+        let (release, released) = channel::<()>();
+        let mut held = false;
+        let sink: EventSink = Box::new(move |batch: Vec<WatchEvent>| {
+            let hold = batch.iter().any(|event| *event == appeared("hold", false));
+            drop(tell.send(batch));
+            if hold && !held {
+                held = true;
+                let _ = released.recv();
+            }
+        });
+        let mut tree = Tree::to(choice, WatchLimits::default(), |_| {}, sink, events);
+        tree.write("hold");
+        tree.hear(&appeared("hold", false));
+        for i in 0..20_000 {
+            rustix::fs::symlink("x", tree.at(&format!("l{i}"))).unwrap();
+        }
+        release.send(()).unwrap();
+        tree.hear(&WatchEvent::Overflow);
+        assert!(tree.watcher.status().overflows > 0);
+        tree.until("what the walk finds", |tree| tree.met.contains(&path("l19999")));
+        tree.forget();
+        tree.write("after");
+        tree.hear(&closed("after"));
+    }
+}
+
+/// What is to be seen when only some directories can be watched.
+fn with_few_watches(limits: WatchLimits, few: impl Fn(), free: impl Fn(&Path)) {
+    for choice in BACK_ENDS {
+        few();
+        let mut tree = Tree::with(choice, limits, |root| {
+            for i in 0..30 {
+                fs::create_dir_all(root.join(format!("d{i:02}/sub"))).unwrap();
+            }
+        });
+        let status = tree.watcher.status();
+        assert_eq!(status.watches + status.polled, 61, "{status:?}");
+        assert!(status.polled > 0 && status.watches > 0, "{status:?}");
+        // Every file is seen, by an event or by a walk of what nothing is sure of.
+        let files: BTreeSet<RelPath> = (0..30).map(|i| path(&format!("d{i:02}/sub/f"))).collect();
+        for file in &files {
+            fs::write(tree.root.join(OsStr::from_bytes(file.as_bytes())), "x").unwrap();
+        }
+        tree.until("all files", |tree| files.is_subset(&tree.met_or_closed()));
+        assert!(tree.heard.iter().any(|event| matches!(event, WatchEvent::Unsure(_))));
+        // With room again all is watched, by and by.
+        free(&tree.root);
+        tree.until("rounds until nothing is polled", |tree| tree.watcher.status().polled == 0);
+        tree.forget();
+        tree.write("d29/f");
+        fs::create_dir(tree.at("d00")).unwrap_or(());
+        tree.hear(&closed("d29/f"));
+    }
+}
+
+/// A short round, so that the test need not wait.
+const SHORT: Duration = Duration::from_millis(50);
+
+#[test]
+fn what_exceeds_our_own_limit_is_polled() {
+    let limits = WatchLimits { poll: SHORT, watches: Some(50) };
+    with_few_watches(
+        limits,
+        || {},
+        |root| {
+            for i in 0..20 {
+                fs::remove_dir_all(root.join(format!("d{i:02}"))).unwrap();
+            }
+        },
+    );
+}
+
+/// Runs one of the ignored tests below as root of namespaces of its own, after some shell
+/// commands; none of it where the system allows no such namespaces.
+fn in_a_namespace(flags: &str, before: &str, test: &str) {
+    let allowed = Command::new("unshare").args([flags, "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("not tested here, where no namespaces are allowed: {test}");
+        return;
+    }
+    let output = Command::new("unshare")
+        .args([flags, "sh", "-ec", &format!("{before}\nexec \"$@\""), "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+}
+
+#[test]
+fn what_exceeds_the_kernels_limit_is_polled() {
+    in_a_namespace("-Ur", "", "watch::inside_with_few_watches");
+}
+
+#[test]
+#[ignore = "run by the one above, where the kernel gives 50 watches"]
+fn inside_with_few_watches() {
+    let allow = |watches: &str| fs::write("/proc/sys/user/max_inotify_watches", watches).unwrap();
+    let limits = WatchLimits { poll: SHORT, watches: None };
+    with_few_watches(limits, || allow("50"), |_| allow("1000"));
+}
+
+#[test]
+fn without_an_instance_the_error_names_the_setting() {
+    in_a_namespace(
+        "-Ur",
+        "echo 0 > /proc/sys/user/max_inotify_instances",
+        "watch::inside_without_instances",
+    );
+}
+
+#[test]
+#[ignore = "run by the one above, where the kernel gives no instance"]
+fn inside_without_instances() {
+    for choice in BACK_ENDS {
+        let error =
+            watch::open(choice, Path::new("/tmp"), WatchLimits::default(), Box::new(|_| {}))
+                .err()
+                .unwrap();
+        assert_eq!(error.to_string(), "cannot watch /tmp: too many open files");
+        let hint = error.hint_text().unwrap();
+        assert!(hint.starts_with("raise fs.inotify.max_user_instances"), "{hint}");
+    }
+}
+
+#[test]
+fn unmounts_are_told() {
+    in_a_namespace("-Urm", "", "watch::inside_where_mounting_is_allowed");
+}
+
+#[test]
+#[ignore = "run by the one above, where it may mount"]
+fn inside_where_mounting_is_allowed() {
+    let run = |args: &[&str], at: &Path| {
+        assert!(Command::new(args[0]).args(&args[1..]).arg(at).status().unwrap().success());
+    };
+    let mount = |at: &Path| run(&["mount", "-t", "tmpfs", "tmpfs"], at);
+    let mut tree = Tree::with(WatchChoice::Inotify, WatchLimits::default(), |root| {
+        mount(root);
+        fs::create_dir_all(root.join("d/m")).unwrap();
+        mount(&root.join("d/m"));
+        fs::create_dir_all(root.join("d/m/x/y")).unwrap();
+    });
+    assert_eq!(tree.watcher.status().watches, 5);
+    run(&["umount"], &tree.at("d/m"));
+    tree.hear(&unsure("d/m"));
+    tree.write("d/m/f");
+    tree.hear(&closed("d/m/f"));
+    run(&["umount"], &tree.root.clone());
+    tree.hear(&WatchEvent::RootGone);
+}
+
+#[test]
+fn polling_reports_the_root_and_auto_knows_when_to() {
+    let limits = WatchLimits { poll: SHORT, watches: None };
+    let mut tree = Tree::polled(limits);
+    tree.write("f");
+    tree.until("a walk", |tree| tree.met.contains(&path("f")));
+    assert_eq!(tree.watcher.status().backend, "poll");
+    let tree = Tree::new(WatchChoice::Auto);
+    assert_eq!(tree.watcher.status().backend, "inotify");
+}
+
+/// Renames of directories while walks go on: whatever came in whatever order, in the end every
+/// directory is watched under its own path.
+#[test]
+fn after_any_turmoil_every_path_is_right() {
+    each(|tree| {
+        // A simple generator: the test is the same every time, the races are not.
+        let mut seed = 7_u64;
+        let mut draw = |below: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for round in 0..30 {
+            for _ in 0..40 {
+                let mut name = || match draw(3) {
+                    0 => format!("d{}", draw(4)),
+                    1 => format!("d{}/d{}", draw(4), draw(4)),
+                    _ => format!("d{}/d{}/d{}", draw(4), draw(4), draw(4)),
+                };
+                let (one, two) = (tree.at(&name()), tree.at(&name()));
+                // What is impossible (into itself, no parent) is left out.
+                let cwd = rustix::fs::CWD;
+                match draw(8) {
+                    0..=2 => drop(fs::create_dir_all(one)),
+                    3 => drop(fs::remove_dir(one)),
+                    4 => drop(rustix::fs::renameat_with(cwd, one, cwd, two, RenameFlags::EXCHANGE)),
+                    5 => {
+                        let out = tree.outside.join(format!("o{}", draw(2)));
+                        if fs::rename(&out, &one).is_err() {
+                            drop(fs::rename(&one, &out));
+                        }
+                    }
+                    _ => drop(fs::rename(one, two)),
+                }
+                if draw(4) == 0
+                    && let Ok(events) = tree.events.try_recv()
+                {
+                    tree.take(events);
+                }
+                if draw(16) == 0 {
+                    tree.walk(&RelPath::root());
+                }
+            }
+            tree.quiet();
+            tree.forget();
+            let mut left = vec![tree.root.clone()];
+            let mut expected = Vec::new();
+            while let Some(dir) = left.pop() {
+                for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+                    if entry.file_type().unwrap().is_dir() {
+                        left.push(entry.path());
+                    }
+                }
+                let probe = dir.join("probe");
+                fs::write(&probe, "x").unwrap();
+                let name = probe.strip_prefix(&tree.root).unwrap().as_os_str().as_bytes();
+                expected.push(WatchEvent::Closed(RelPath::new(name).unwrap()));
+                fs::remove_file(&probe).unwrap();
+            }
+            tree.until(&format!("the probes of round {round}: {expected:?}"), |tree| {
+                expected.iter().all(|event| tree.heard.contains(event))
+            });
+            tree.settle();
+            let odd = tree.heard.iter().find(|event| {
+                matches!(event, WatchEvent::Closed(path) if path.name() == Some(b"probe"))
+                    && !expected.contains(*event)
+            });
+            assert_eq!(odd, None, "in round {round}");
+        }
     });
 }

@@ -75,9 +75,10 @@ impl Pairs {
         self.out.len()
     }
 
-    /// Does a half of a rename wait for the other?
+    /// Does a half of a rename wait for the other, or a directory of a file system that went for
+    /// the others?
     pub(super) fn is_waiting(&self) -> bool {
-        !self.halves.is_empty()
+        !self.halves.is_empty() || !self.unmounted.is_empty()
     }
 
     /// Takes one event. One for a watch that is gone says nothing any more.
@@ -237,7 +238,9 @@ impl Pairs {
         let before = self.before.take();
         let turned =
             before.as_ref().is_some_and(|before| before.to == half.from && before.from == to);
-        let mut in_doubt = half.in_doubt && !turned;
+        // A directory without a watch moved: it was new, and a walk may have looked for it too late
+        // at its old name and too early at its new one.
+        let mut in_doubt = half.in_doubt || (half.dir && half.moving.is_none());
         let mut displaced = None;
         if let Some(moving) = half.moving {
             in_doubt |= self.touched.remove(&moving);

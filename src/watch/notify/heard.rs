@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lsync_protocol::path::{RelPath, is_stage_name};
 use notify::event::{
@@ -50,14 +51,27 @@ pub(super) fn says_nothing(event: &notify::Event) -> bool {
         && !event.need_rescan()
 }
 
+/// How long a rename may wait for one that turns it round: an exchange is told as two renames,
+/// which are at most one drain apart.
+const EXCHANGE: Duration = Duration::from_millis(100);
+
+/// A rename, as long as the next may turn it round.
+struct Before {
+    from: RelPath,
+    to: RelPath,
+    /// Where its event is, unless that is delivered already.
+    place: Option<usize>,
+    when: Instant,
+}
+
 /// What was heard and is not delivered yet.
 pub(super) struct Heard {
     root: PathBuf,
     out: Vec<WatchEvent>,
     /// The first half of a rename, with the number that the second has too.
     half: Option<(usize, PathBuf)>,
-    /// The names of the rename before, and where its event is.
-    before: Option<(RelPath, RelPath, usize)>,
+    /// The rename before.
+    before: Option<Before>,
 }
 
 impl Heard {
@@ -78,7 +92,9 @@ impl Heard {
     /// Gives what was heard, in order. A half that still waits is taken for a move out.
     pub(super) fn take(&mut self, dirs: &mut Dirs) -> Vec<WatchEvent> {
         self.moved_out(dirs);
-        self.before = None;
+        if let Some(before) = &mut self.before {
+            before.place = None;
+        }
         std::mem::take(&mut self.out)
     }
 
@@ -172,14 +188,24 @@ impl Heard {
         let dir = dirs.contains(&from) || self.is_dir(&to);
         dirs.remove_subtree(&from);
         dirs.remove_subtree(&to);
-        let before = self.before.take();
-        if let Some((_, _, at)) = before.filter(|(old, new, _)| *old == to && *new == from) {
+        let turned = self.before.take().filter(|before| {
+            before.from == to && before.to == from && before.when.elapsed() < EXCHANGE
+        });
+        if let Some(before) = turned {
             // An exchange, or there and back again: either way both names are to be looked at.
-            self.out[at] = WatchEvent::Unsure(to);
+            match before.place {
+                Some(place) => self.out[place] = WatchEvent::Unsure(to),
+                None => self.out.push(WatchEvent::Unsure(to)),
+            }
             self.out.push(WatchEvent::Unsure(from));
             return;
         }
-        self.before = Some((from.clone(), to.clone(), self.out.len()));
+        self.before = Some(Before {
+            from: from.clone(),
+            to: to.clone(),
+            place: Some(self.out.len()),
+            when: Instant::now(),
+        });
         self.out.push(WatchEvent::Renamed { from, to: to.clone(), dir });
         if dir {
             // The crate has let go of all watches at and beneath the old path.
