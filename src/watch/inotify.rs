@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use self::pairs::{Heard, Pairs};
 use self::tree::Tree;
-use super::unwatched::{Unwatched, limit, number};
+use super::unwatched::{Unwatched, instances_hint, limit};
 use super::{EventSink, WatchEvent, WatchLimits, WatchStatus, Watcher};
 use crate::error::Error;
 
@@ -94,11 +94,7 @@ impl Inotify {
             let error = Error::failed(format!("cannot watch {}", shown(root)))
                 .because(std::io::Error::from(cause));
             match cause {
-                Errno::MFILE => error.hint(format!(
-                    "raise fs.inotify.max_user_instances (now {}), or the limit of open files (ulimit -n)",
-                    number("/proc/sys/fs/inotify/max_user_instances")
-                        .map_or_else(|| "unknown".to_owned(), |n| n.to_string()),
-                )),
+                Errno::MFILE => error.hint(instances_hint()),
                 _ => error,
             }
         };
@@ -334,4 +330,96 @@ fn shown(path: &Path) -> String {
 /// The bytes that an event takes in the kernel's queue: the name is padded to 16 with its NUL.
 fn size_in_queue(name: Option<&[u8]>) -> u64 {
     16 + name.map_or(0, |name| (name.len() as u64 + 1).next_multiple_of(16))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs::{File, create_dir, remove_dir_all};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn watch(root: &Path) -> (Inotify, Receiver<Vec<WatchEvent>>) {
+        let (tell, events) = channel();
+        let sink: EventSink = Box::new(move |batch| drop(tell.send(batch)));
+        let watch = Inotify::open(root, WatchLimits::default(), sink).unwrap();
+        watch.enter(&RelPath::root(), File::open(root).unwrap().as_fd()).unwrap();
+        (watch, events)
+    }
+
+    #[test]
+    fn removing_three_thousand_directories_touches_each_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (watch, events) = watch(dir.path());
+        let mut path = RelPath::root();
+        for i in 0..3000 {
+            // Chains ten deep.
+            if i % 10 == 0 {
+                path = RelPath::root();
+            }
+            path = path.join(format!("d{i}").as_bytes()).unwrap();
+            let at = watch.shared.at(&path);
+            create_dir(&at).unwrap();
+            watch.enter(&path, File::open(&at).unwrap().as_fd()).unwrap();
+        }
+        assert_eq!(watch.status().watches, 3001);
+        let before = watch.shared.lock().tree.steps;
+        for i in (0..3000).step_by(10) {
+            remove_dir_all(dir.path().join(format!("d{i}"))).unwrap();
+        }
+        let mut gone = 0;
+        while gone < 3000 {
+            let batch = events.recv_timeout(PATIENCE).unwrap();
+            let is_gone = |event: &&WatchEvent| matches!(event, WatchEvent::Gone { dir: true, .. });
+            gone += batch.iter().filter(is_gone).count();
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while watch.status().watches > 1 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let state = watch.shared.lock();
+        assert_eq!(state.tree.watched(), 1);
+        let steps = state.tree.steps - before;
+        assert!(steps <= 3000 * 2, "{steps} steps");
+    }
+
+    #[test]
+    fn dropping_it_ends_the_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let (watch, events) = watch(dir.path());
+        drop(watch);
+        File::create(dir.path().join("f")).unwrap();
+        // The sink is gone with its thread, and nothing was said.
+        assert!(events.recv().is_err());
+    }
+
+    #[test]
+    fn what_is_no_directory_cannot_be_entered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (watch, _events) = watch(dir.path());
+        let at = dir.path().join("f\n");
+        let file = File::create(&at).unwrap();
+        let name = RelPath::new(&b"f\n"[..]).unwrap();
+        let error = watch.enter(&name, file.as_fd()).unwrap_err();
+        let root = dir.path().display();
+        assert_eq!(error.to_string(), format!("cannot watch {root}/f\\n: not a directory"));
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_kernels_queue() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = kernel::init(CreateFlags::CLOEXEC).unwrap();
+        kernel::add_watch(&queue, dir.path(), WatchFlags::CREATE).unwrap();
+        let mut size = 0;
+        for len in [1, 14, 15, 16, 17, 31, 32, 255] {
+            let name = "n".repeat(len);
+            File::create(dir.path().join(&name)).unwrap();
+            size += size_in_queue(Some(name.as_bytes()));
+            assert_eq!(rustix::io::ioctl_fionread(&queue).unwrap(), size, "{len}");
+        }
+        assert_eq!(size_in_queue(None), 16);
+    }
 }

@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 
 use lsync_protocol::path::{Escaped, RelPath};
 use notify::{ErrorKind, RecursiveMode, Watcher as _};
+use rustix::io::Errno;
 
 use self::heard::{Dirs, Heard};
-use super::unwatched::{Unwatched, limit};
+use super::unwatched::{Unwatched, instances_hint, limit};
 use super::{EventSink, WatchEvent, WatchLimits, WatchStatus, Watcher};
 use crate::error::Error;
 
@@ -126,9 +127,9 @@ fn failed(path: &Path, cause: notify::Error) -> Error {
     let error =
         Error::failed(format!("cannot watch {}", Escaped(path.as_os_str().as_encoded_bytes())));
     match cause.kind {
-        ErrorKind::Io(cause) if cause.raw_os_error() == Some(24) => error
-            .because(cause)
-            .hint("raise fs.inotify.max_user_instances, or the limit of open files (ulimit -n)"),
+        ErrorKind::Io(cause) if cause.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            error.because(cause).hint(instances_hint())
+        }
         ErrorKind::Io(cause) => error.because(cause),
         _ => error.because(cause),
     }

@@ -171,8 +171,17 @@ pub(super) fn limit() -> Option<(&'static str, u64)> {
     [of_host, of_namespace].into_iter().flatten().min_by_key(|&(_, limit)| limit)
 }
 
+/// What to do when the user has no instance of inotify left.
+pub(super) fn instances_hint() -> String {
+    let now = number("/proc/sys/fs/inotify/max_user_instances");
+    let now = now.map_or_else(|| "unknown".to_owned(), |now| now.to_string());
+    format!(
+        "raise fs.inotify.max_user_instances (now {now}), or the limit of open files (ulimit -n)"
+    )
+}
+
 /// The number in a file of `/proc/sys`.
-pub(super) fn number(path: &str) -> Option<u64> {
+fn number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

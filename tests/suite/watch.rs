@@ -1,6 +1,6 @@
 //! The watcher on a real file system: the same table of happenings for every back end.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

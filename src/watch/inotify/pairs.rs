@@ -346,3 +346,263 @@ impl Pairs {
         mem::take(&mut self.out).into_iter().flatten().collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The kernel's side: hands out descriptors and positions, and says what the table makes of it.
+    struct Kernel {
+        tree: Tree,
+        pairs: Pairs,
+        now: u64,
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    const DIR: ReadFlags = ReadFlags::ISDIR;
+
+    impl Kernel {
+        /// Watches these, with the descriptors 1, 2, …; the root is the first.
+        fn watching(dirs: &[&str]) -> Kernel {
+            let mut kernel = Kernel { tree: Tree::new(), pairs: Pairs::default(), now: 0 };
+            for (wd, dir) in (1..).zip(dirs) {
+                kernel.enter(dir, wd);
+            }
+            kernel
+        }
+
+        fn enter(&mut self, dir: &str, wd: i32) {
+            self.tree.enter(&path(dir), wd, self.now, &mut self.pairs.dead);
+        }
+
+        /// One event that was queued at `at`.
+        fn says_at(&mut self, at: u64, wd: i32, mask: ReadFlags, cookie: u32, name: &str) {
+            let name = Some(name.as_bytes()).filter(|name| !name.is_empty());
+            self.pairs.hear(&mut self.tree, Heard { wd, mask, cookie, name, at });
+        }
+
+        fn says(&mut self, wd: i32, mask: ReadFlags, cookie: u32, name: &str) {
+            self.now += 32;
+            self.says_at(self.now, wd, mask, cookie, name);
+        }
+
+        fn moves(&mut self, mask: ReadFlags, cookie: u32, from: (i32, &str), to: (i32, &str)) {
+            self.says(from.0, mask | ReadFlags::MOVED_FROM, cookie, from.1);
+            self.says(to.0, mask | ReadFlags::MOVED_TO, cookie, to.1);
+        }
+
+        fn take(&mut self) -> Vec<WatchEvent> {
+            self.pairs.take(&mut self.tree)
+        }
+
+        /// Where the table has the directory of a descriptor.
+        fn at(&self, wd: i32) -> Option<String> {
+            let slot = self.tree.of(wd)?;
+            Some(self.tree.path(slot, None).unwrap().to_string())
+        }
+    }
+
+    fn renamed(from: &str, to: &str, dir: bool) -> WatchEvent {
+        WatchEvent::Renamed { from: path(from), to: path(to), dir }
+    }
+
+    fn unsure(name: &str) -> WatchEvent {
+        WatchEvent::Unsure(path(name))
+    }
+
+    #[test]
+    fn halves_are_paired_and_keep_their_order() {
+        let mut kernel = Kernel::watching(&["", "d", "d/e"]);
+        kernel.says(1, ReadFlags::MOVED_FROM, 7, "out");
+        kernel.says(1, ReadFlags::CREATE, 0, "out");
+        kernel.moves(DIR, 8, (1, "d"), (1, "x"));
+        kernel.says(3, ReadFlags::CLOSE_WRITE, 0, "f");
+        kernel.says(1, ReadFlags::MOVED_TO, 9, "in");
+        assert!(kernel.pairs.is_waiting());
+        assert_eq!(
+            kernel.take(),
+            [
+                WatchEvent::Gone { path: path("out"), dir: false },
+                WatchEvent::Appeared { path: path("out"), dir: false },
+                renamed("d", "x", true),
+                WatchEvent::Closed(path("x/e/f")),
+                WatchEvent::Appeared { path: path("in"), dir: false },
+            ]
+        );
+        assert!(!kernel.pairs.is_waiting());
+        assert_eq!(kernel.pairs.dead, []);
+    }
+
+    #[test]
+    fn what_happens_between_the_halves_is_not_lost() {
+        let mut kernel = Kernel::watching(&["", "d"]);
+        kernel.says(1, DIR | ReadFlags::MOVED_FROM, 7, "d");
+        kernel.says(2, ReadFlags::CLOSE_WRITE, 0, "f");
+        kernel.says(1, DIR | ReadFlags::MOVED_TO, 7, "x");
+        assert_eq!(kernel.take(), [renamed("d", "x", true), unsure("x")]);
+        assert_eq!(kernel.at(2).unwrap(), "x");
+    }
+
+    #[test]
+    fn a_directory_moved_out_gives_its_watches_back() {
+        let mut kernel = Kernel::watching(&["", "d", "d/e", "d/e/f", "g"]);
+        kernel.says(1, DIR | ReadFlags::MOVED_FROM, 7, "d");
+        assert_eq!(kernel.take(), [WatchEvent::Gone { path: path("d"), dir: true }]);
+        kernel.pairs.dead.sort_unstable();
+        assert_eq!(kernel.pairs.dead, [2, 3, 4]);
+        kernel.says(3, ReadFlags::CLOSE_WRITE, 0, "f");
+        assert_eq!(kernel.take(), []);
+        assert_eq!(kernel.tree.watched(), 2);
+    }
+
+    #[test]
+    fn a_walk_may_be_ahead_of_the_queue() {
+        // mv a b; mkdir a; then a walk, and only then the events are read.
+        let mut kernel = Kernel::watching(&["", "a", "a/x"]);
+        kernel.now = 100;
+        kernel.enter("a", 9);
+        assert_eq!(kernel.pairs.dead, [2, 3], "what had the name is watched anew where it is");
+        kernel.enter("b", 4);
+        kernel.says_at(10, 1, DIR | ReadFlags::MOVED_FROM, 7, "a");
+        kernel.says_at(42, 1, DIR | ReadFlags::MOVED_TO, 7, "b");
+        assert_eq!(kernel.take(), [renamed("a", "b", true), unsure("b")]);
+        assert_eq!((kernel.at(9).unwrap(), kernel.at(4).unwrap()), ("a".into(), "b".into()));
+    }
+
+    #[test]
+    fn a_walk_may_meet_a_moved_directory_before_its_events() {
+        let mut kernel = Kernel::watching(&["", "a", "a/x"]);
+        kernel.now = 100;
+        kernel.enter("b", 2);
+        kernel.enter("b/x", 3);
+        kernel.says_at(10, 1, DIR | ReadFlags::MOVED_FROM, 7, "a");
+        kernel.says_at(42, 1, DIR | ReadFlags::MOVED_TO, 7, "b");
+        assert_eq!(kernel.take()[0], renamed("a", "b", true));
+        assert_eq!((kernel.at(2).unwrap(), kernel.at(3).unwrap()), ("b".into(), "b/x".into()));
+        assert_eq!(kernel.pairs.dead, []);
+        // And between the two halves.
+        kernel.says(1, DIR | ReadFlags::MOVED_FROM, 8, "b");
+        kernel.enter("c", 2);
+        kernel.says_at(90, 1, DIR | ReadFlags::MOVED_TO, 8, "c");
+        assert_eq!(kernel.take()[0], renamed("b", "c", true));
+        assert_eq!((kernel.at(2).unwrap(), kernel.at(3).unwrap()), ("c".into(), "c/x".into()));
+    }
+
+    #[test]
+    fn a_directory_that_left_before_it_was_entered_is_let_go() {
+        let mut kernel = Kernel::watching(&[""]);
+        kernel.now = 100;
+        kernel.enter("a", 2);
+        kernel.says_at(10, 1, DIR | ReadFlags::MOVED_FROM, 7, "a");
+        let gone = WatchEvent::Gone { path: path("a"), dir: true };
+        assert_eq!(kernel.take(), [gone, unsure("a")]);
+        assert_eq!(kernel.pairs.dead, [2]);
+    }
+
+    #[test]
+    fn an_exchange_is_two_unsure_names() {
+        let moved = ["a/x", "b/y"];
+        for parted in [false, true] {
+            let mut kernel = Kernel::watching(&["", "a", "a/x", "b", "b/y"]);
+            let mut events = Vec::new();
+            kernel.moves(DIR, 7, (1, "a"), (1, "b"));
+            if parted {
+                events.extend(kernel.take());
+            }
+            kernel.says(2, ReadFlags::MODIFY, 0, "f");
+            kernel.moves(DIR, 8, (1, "b"), (1, "a"));
+            events.extend(kernel.take());
+            events.retain(|event| matches!(event, WatchEvent::Unsure(_)));
+            assert_eq!(events, [unsure("a"), unsure("b")]);
+            let now = [kernel.at(5).unwrap(), kernel.at(3).unwrap()];
+            assert_eq!(now, ["a/y", "b/x"], "were {moved:?}");
+            assert_eq!(kernel.pairs.dead, []);
+        }
+    }
+
+    #[test]
+    fn a_replaced_directory_is_no_exchange() {
+        let mut kernel = Kernel::watching(&["", "a", "b"]);
+        kernel.moves(DIR, 7, (1, "a"), (1, "b"));
+        // The link count of the old b falls; somebody holds it open, so its watch lives on.
+        kernel.says(3, DIR | ReadFlags::ATTRIB, 0, "");
+        kernel.moves(DIR, 8, (1, "b"), (1, "c"));
+        assert_eq!(kernel.take(), [renamed("a", "b", true), renamed("b", "c", true)]);
+        assert_eq!(kernel.at(2).unwrap(), "c");
+        assert_eq!(kernel.pairs.dead, [3]);
+    }
+
+    #[test]
+    fn attributes_of_a_directory_are_told_once() {
+        let mut kernel = Kernel::watching(&["", "d"]);
+        kernel.says(1, DIR | ReadFlags::ATTRIB, 0, "d");
+        kernel.says(2, DIR | ReadFlags::ATTRIB, 0, "");
+        kernel.says(1, DIR | ReadFlags::ATTRIB, 0, "");
+        let both = [path("d"), RelPath::root()].map(WatchEvent::Attributes);
+        assert_eq!(kernel.take(), both);
+    }
+
+    #[test]
+    fn an_unmounted_file_system_is_one_event() {
+        let mut kernel = Kernel::watching(&["", "m", "m/a", "m/a/b", "n"]);
+        for wd in [4, 2, 3] {
+            kernel.says(wd, ReadFlags::UNMOUNT, 0, "");
+            kernel.says(wd, ReadFlags::IGNORED, 0, "");
+        }
+        assert!(kernel.pairs.is_waiting());
+        assert_eq!(kernel.take(), [unsure("m")]);
+        assert_eq!(kernel.tree.watched(), 2);
+        kernel.says(1, ReadFlags::UNMOUNT, 0, "");
+        assert_eq!(kernel.take(), [WatchEvent::RootGone]);
+    }
+
+    #[test]
+    fn odd_events_do_no_harm() {
+        let mut kernel = Kernel::watching(&["", "d"]);
+        kernel.says(77, ReadFlags::CREATE, 0, "unknown");
+        kernel.says(-1, ReadFlags::QUEUE_OVERFLOW, 0, "");
+        kernel.says(2, ReadFlags::IGNORED, 0, "");
+        kernel.says(2, ReadFlags::CREATE, 0, "late");
+        kernel.says(1, ReadFlags::CREATE, 0, "..");
+        kernel.says(1, ReadFlags::CREATE, 0, "a/b");
+        kernel.says(1, ReadFlags::MOVED_FROM, 7, "a");
+        kernel.says(1, ReadFlags::MOVED_FROM, 7, "b");
+        let gone = |name| WatchEvent::Gone { path: path(name), dir: false };
+        let events = kernel.take();
+        // A name with a slash would be a path: it cannot come, and leads nowhere but beneath.
+        assert_eq!(events[0], WatchEvent::Overflow);
+        assert!(events.ends_with(&[gone("a"), gone("b")]), "{events:?}");
+        assert_eq!(kernel.pairs.overflows, 1);
+    }
+
+    #[test]
+    fn the_removal_of_many_directories_costs_each_of_them_once() {
+        let dirs: Vec<String> = (0..3000).map(|i| format!("t/d{}/e{i}", i % 50)).collect();
+        let mut kernel = Kernel::watching(&["", "t"]);
+        for i in 0..50 {
+            kernel.enter(&format!("t/d{i}"), 10 + i);
+        }
+        for (wd, dir) in (100..).zip(&dirs) {
+            kernel.enter(dir, wd);
+        }
+        let before = kernel.tree.steps;
+        for wd in (100..3100).chain(10..60).chain([2]) {
+            kernel.says(wd, ReadFlags::IGNORED, 0, "");
+        }
+        let steps = kernel.tree.steps - before;
+        assert!(steps <= 2 * 3051, "{steps} for 3051 directories");
+        assert_eq!(kernel.tree.watched(), 1);
+        // A rename costs the same whatever is beneath.
+        for (wd, dir) in (5000..).zip(&dirs) {
+            kernel.enter(dir, wd);
+        }
+        let before = kernel.tree.steps;
+        kernel.moves(DIR, 7, (1, "t"), (1, "u"));
+        assert!(kernel.tree.steps - before < 10);
+        assert_eq!(kernel.at(5000).unwrap(), "u/d0/e0");
+    }
+}
