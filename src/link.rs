@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use lsync_protocol::path::Escaped;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Error;
@@ -25,7 +26,62 @@ pub struct LinkEnd {
     pub stderr: Vec<u8>,
 }
 
-/// Resolves when the far end has ended; never before its last bytes were delivered.
+impl LinkEnd {
+    /// How it ended, in words: `exit code 127: sh: lsync-agent: not found`. What the far end said
+    /// last on standard error is shown escaped.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let how = match (&self.status, &self.signal) {
+            (_, Some(signal)) => format!("killed by signal {}", Escaped(signal.as_bytes())),
+            (Some(code), None) => format!("exit code {code}"),
+            (None, None) => "it went away".to_owned(),
+        };
+        match self.last_words() {
+            Some(words) => format!("{how}: {words}"),
+            None => how,
+        }
+    }
+
+    /// The last line that is not empty of what the far end said on standard error, escaped.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        let mut lines = self.stderr.rsplit(|&b| b == b'\n').map(<[u8]>::trim_ascii);
+        let line = lines.find(|line| !line.is_empty())?;
+        Some(Escaped(&line[..line.len().min(1000)]).to_string())
+    }
+}
+
+/// The last bytes of what a far end says on standard error.
+#[derive(Debug, Default)]
+pub struct Tail(Vec<u8>);
+
+impl Tail {
+    /// So much is kept.
+    pub const KEPT: usize = 32 * 1024;
+
+    /// More was said.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        // Twice, so that bytes are moved once in a while and not at every push.
+        if self.0.len() > 2 * Tail::KEPT {
+            self.trim();
+        }
+    }
+
+    /// What was said last.
+    #[must_use]
+    pub fn take(mut self) -> Vec<u8> {
+        self.trim();
+        self.0
+    }
+
+    fn trim(&mut self) {
+        let over = self.0.len().saturating_sub(Tail::KEPT);
+        self.0.drain(..over);
+    }
+}
+
+/// Resolves when the far end has ended; never before its last bytes can be read.
 pub type Ended = Pin<Box<dyn Future<Output = LinkEnd> + Send>>;
 
 /// A byte stream to a command (an agent, a shell) on the target's host.
@@ -52,17 +108,28 @@ pub trait Remote: Send + Sync {
     fn peer(&self) -> &str;
 }
 
-/// What the far end said last, in one line: the end of its standard error, or how it ended.
-#[must_use]
-pub fn last_words(end: &LinkEnd) -> Option<String> {
-    use lsync_protocol::path::Escaped;
-    let lines = end.stderr.split(|&b| b == b'\n').map(<[u8]>::trim_ascii);
-    if let Some(line) = lines.filter(|line| !line.is_empty()).next_back() {
-        let line = line.strip_prefix(b"lsync-agent: ").unwrap_or(line);
-        return Some(Escaped(line).to_string());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_by_its_last_words() {
+        let end = |status, signal: Option<&str>, stderr: &str| {
+            LinkEnd { status, signal: signal.map(Into::into), stderr: stderr.into() }.describe()
+        };
+        assert_eq!(end(Some(127), None, "a\nsh: no\x1b\n\n"), "exit code 127: sh: no\\x1b");
+        assert_eq!(end(None, Some("KILL"), ""), "killed by signal KILL");
+        assert_eq!(end(None, None, "\n"), "it went away");
     }
-    if let Some(signal) = &end.signal {
-        return Some(format!("it was killed by signal {signal}"));
+
+    #[test]
+    fn a_tail_keeps_the_end_and_no_more() {
+        let mut tail = Tail::default();
+        for i in 0..100_000u32 {
+            tail.push(&i.to_le_bytes());
+        }
+        let kept = tail.take();
+        assert_eq!(kept.len(), Tail::KEPT);
+        assert_eq!(kept[Tail::KEPT - 4..], 99_999u32.to_le_bytes());
     }
-    end.status.filter(|&status| status != 0).map(|status| format!("exit code {status}"))
 }

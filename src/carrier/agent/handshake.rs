@@ -108,11 +108,7 @@ async fn ended(link: Link) -> Error {
     drop((reader, writer));
     let wait = Duration::from_secs(5);
     let end = tokio::time::timeout(wait, ended).await.unwrap_or_default();
-    let error = Error::failed(format!("the agent on {peer} ended before it answered"));
-    match crate::link::last_words(&end) {
-        Some(words) => error.because(words),
-        None => error,
-    }
+    Error::failed(format!("the agent on {peer} ended before it answered")).because(end.describe())
 }
 
 fn refused(peer: &str, hello: &Hello, refusal: Refusal) -> Error {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
 use crate::error::Error;
-use crate::link::{Ended, last_words};
+use crate::link::Ended;
 
 /// A link on which nothing came for this long is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -64,11 +64,7 @@ pub(super) async fn read(
         End::Broken(error) => Error::failed(format!("the link to {peer} broke")).because(error),
         End::Eof => {
             let far = timeout(Duration::from_secs(2), ended).await.unwrap_or_default();
-            let error = Error::failed(format!("the link to {peer} ended"));
-            match last_words(&far) {
-                Some(words) => error.because(words),
-                None => error,
-            }
+            Error::failed(format!("the link to {peer} ended")).because(far.describe())
         }
     };
     let _ = events.send(Carried::Lost(error)).await;
