@@ -1,4 +1,9 @@
-//! The integration tests: one binary, one module an area.
+//! All integration tests, as one binary: each file of `suite/` is one subject.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "suite/ssh.rs"]
+mod ssh;
 #[path = "suite/watch.rs"]
 mod watch;
+#[path = "suite/world.rs"]
+mod world;
