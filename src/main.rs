@@ -1,2 +1,151 @@
-//! x
-fn main() {}
+//! The command line to an exit code. All that is decided, is decided in the library.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use lsyncd::cli::{self, AgentVisit, Invocation, Output, World};
+use lsyncd::config::MirrorConfig;
+use lsyncd::daemon::{self, PushOptions};
+use lsyncd::error::{Error, Exit, Result};
+use lsyncd::view::{self, LogFormat, Screen, Style, View};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    if called_as_agent() {
+        return ExitCode::from(lsync_agent::run(std::env::args_os()));
+    }
+    let screen = Screen::new(wants_times());
+    match run(&screen) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            view::show_error(&screen, &error);
+            ExitCode::from(error.exit() as u8)
+        }
+    }
+}
+
+/// Under the name `lsync-agent…` this file is the agent: that is how it is put on hosts of the
+/// same kind.
+fn called_as_agent() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let base = name.as_bytes().rsplit(|&b| b == b'/').next().unwrap_or_default();
+    base.starts_with(b"lsync-agent")
+}
+
+/// Lines carry the time where nobody else adds it: not on a terminal, not in systemd's journal.
+fn wants_times() -> bool {
+    use std::io::IsTerminal;
+    let stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        return false;
+    }
+    let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return true };
+    // Inherited by children whose standard error goes elsewhere: the stream must be this one.
+    let Ok(stat) = rustix::fs::fstat(&stderr) else { return true };
+    journal.as_os_str() != OsStr::new(&format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+fn run(screen: &Screen) -> Result<Exit> {
+    let world = World::of_this_process()?;
+    match cli::parse(std::env::args_os(), &world)? {
+        Invocation::Print { text, exit } => print(text.as_bytes(), exit),
+        Invocation::Generate(what) => print(&cli::generate(what)?, Exit::Done),
+        Invocation::Push { mirrors, once, dry_run, output } => {
+            push(screen, mirrors, PushOptions { once, dry_run }, output)
+        }
+        Invocation::Agent(visit) => agent(screen, &visit),
+    }
+}
+
+fn push(
+    screen: &Screen,
+    mirrors: Vec<MirrorConfig>,
+    how: PushOptions,
+    output: Output,
+) -> Result<Exit> {
+    let style = style(output, how.dry_run, mirrors.len() > 1);
+    start_log(screen, output);
+    let view = Arc::new(View::new(style, screen.clone()));
+    let metrics = Arc::clone(&view);
+    let result = on_runtime(async {
+        tokio::select! {
+            result = daemon::push(mirrors, how, metrics) => result,
+            () = screen.nobody_reads() => Ok(Exit::Done),
+        }
+    });
+    view.close();
+    result
+}
+
+fn agent(screen: &Screen, visit: &AgentVisit) -> Result<Exit> {
+    start_log(screen, visit.output);
+    let view = Arc::new(View::new(style(visit.output, false, false), screen.clone()));
+    let metrics = Arc::clone(&view);
+    let facts = on_runtime(async {
+        daemon::agent(visit.install, &visit.host, &visit.ssh, &visit.agent, metrics).await
+    });
+    view.close();
+    let facts = facts?;
+    let text = if visit.output.json {
+        let object: serde_json::Map<String, serde_json::Value> =
+            facts.into_iter().map(|(name, fact)| (name.to_owned(), fact.into())).collect();
+        format!("{}\n", serde_json::Value::Object(object))
+    } else {
+        facts.iter().map(|(name, fact)| format!("{name}: {fact}\n")).collect()
+    };
+    print(text.as_bytes(), Exit::Done)
+}
+
+fn style(output: Output, dry_run: bool, several: bool) -> Style {
+    Style {
+        json: output.json,
+        verbose: output.verbose > 0,
+        quiet: output.quiet,
+        progress: output.progress,
+        dry_run,
+        several,
+    }
+}
+
+/// Runs a future to its end. What then still blocks a thread (a question on a terminal, a stuck
+/// disk) does not keep the process.
+fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::failed("cannot start threads").because(e))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+/// Warnings by default; `-vv` and `-vvv` say what happens inside; `LSYNCD_LOG` decides for itself.
+fn start_log(screen: &Screen, output: Output) {
+    let level = match output.verbose {
+        _ if output.quiet => "error",
+        0 => "warn",
+        1 => "info",
+        2 => "lsyncd=debug,info",
+        _ => "lsyncd=trace,debug",
+    };
+    let filter = EnvFilter::try_from_env("LSYNCD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .event_format(LogFormat(screen.clone()))
+        .with_writer(screen.clone())
+        .init();
+}
+
+/// Prints what was asked for. A reader that has seen enough is no error.
+fn print(text: &[u8], exit: Exit) -> Result<Exit> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(exit),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => Err(Error::failed("cannot write to standard output").because(error)),
+    }
+}

@@ -1,1 +1,107 @@
-//! v
+//! What is seen of running mirrors: lines and a progress bar for a person, lines with times for a
+//! log, or objects for a program.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::metrics::{Counter, Counters, Metrics, Notice};
+
+mod bars;
+mod json;
+mod log;
+mod screen;
+mod words;
+
+pub use log::LogFormat;
+pub use screen::Screen;
+
+use bars::Bars;
+use words::{Line, Words};
+
+/// How much is said, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Style {
+    /// Objects on standard output.
+    pub json: bool,
+    /// From 1 on: a line for each step.
+    pub verbose: bool,
+    /// Only errors, problems and the line that says ready.
+    pub quiet: bool,
+    /// Draw a progress bar.
+    pub progress: bool,
+    /// Steps are what would be done, and the result: they go to standard output.
+    pub dry_run: bool,
+    /// There are several mirrors: lines name theirs.
+    pub several: bool,
+}
+
+/// Shows notices on a [`Screen`].
+pub struct View {
+    style: Style,
+    screen: Screen,
+    counters: Counters,
+    state: Mutex<State>,
+}
+
+struct State {
+    words: Words,
+    bars: Option<Bars>,
+    json: json::Objects,
+}
+
+impl View {
+    /// A view on this screen.
+    #[must_use]
+    pub fn new(style: Style, screen: Screen) -> View {
+        let bars = style.progress.then(|| Bars::new(screen.bars()));
+        let state = State { words: Words::new(style), bars, json: json::Objects::new(style) };
+        View { style, screen, counters: Counters::default(), state: Mutex::new(state) }
+    }
+
+    /// Takes what is drawn away, before the last words are written.
+    pub fn close(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bars) = &mut state.bars {
+            bars.clear();
+        }
+    }
+
+    fn show(&self, notice: &Notice, now: Instant) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.style.json {
+            if let Some(object) = state.json.of(notice, &self.counters, now) {
+                self.screen.out(&object);
+            }
+            return;
+        }
+        if let Some(bars) = &mut state.bars {
+            bars.follow(notice, now);
+        }
+        for line in state.words.say(notice, now) {
+            match line {
+                Line::Out(text) => self.screen.out(&text),
+                Line::Err(text) => self.screen.err(&text),
+                Line::Hint(text) => self.screen.hint(&text),
+            }
+        }
+    }
+}
+
+/// An error as everybody sees it: one line, and a hint if there is one.
+pub fn show_error(screen: &Screen, error: &Error) {
+    screen.err(&error.to_string());
+    if let Some(hint) = error.hint_text() {
+        screen.hint(hint);
+    }
+}
+
+impl Metrics for View {
+    fn count(&self, counter: Counter, by: u64) {
+        self.counters.add(counter, by);
+    }
+
+    fn notice(&self, notice: Notice) {
+        self.show(&notice, Instant::now());
+    }
+}
