@@ -32,7 +32,7 @@ pub const VERSION: &str = concat!("Version: ", env!("CARGO_PKG_VERSION"));
 /// What the process was started in.
 #[derive(Debug, Clone, Default)]
 pub struct World {
-    /// The working directory, absolute.
+    /// The working directory, absolute; empty where it is gone.
     pub cwd: PathBuf,
     /// The user's home directory.
     pub home: Option<PathBuf>,
@@ -50,26 +50,22 @@ pub struct World {
 
 impl World {
     /// Reads the environment of this process.
-    ///
-    /// # Errors
-    /// When there is no working directory.
-    pub fn of_this_process() -> Result<World> {
+    #[must_use]
+    pub fn of_this_process() -> World {
         use std::io::IsTerminal;
         let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let cwd = std::env::current_dir()
-            .map_err(|e| Error::failed("cannot find the working directory").because(e))?;
         let uid = nix::unistd::Uid::current();
         let account = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
         let login = || var("LOGNAME").or_else(|| var("USER")).and_then(|n| n.into_string().ok());
-        Ok(World {
-            cwd,
+        World {
+            cwd: std::env::current_dir().unwrap_or_default(),
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             user: account.or_else(login),
             auth_sock: var("SSH_AUTH_SOCK").map(PathBuf::from),
             exe: std::env::current_exe().ok(),
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal: std::io::stderr().is_terminal(),
-        })
+        }
     }
 }
 

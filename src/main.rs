@@ -49,7 +49,7 @@ fn wants_times() -> bool {
 }
 
 fn run(screen: &Screen) -> Result<Exit> {
-    let world = World::of_this_process()?;
+    let world = World::of_this_process();
     match cli::parse(std::env::args_os(), &world)? {
         Invocation::Print { text, exit } => print(text.as_bytes(), exit),
         Invocation::Generate(what) => print(&cli::generate(what)?, Exit::Done),

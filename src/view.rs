@@ -88,11 +88,11 @@ impl View {
     }
 }
 
-/// An error as everybody sees it: one line, and a hint if there is one.
+/// An error as everybody sees it: one line, and its hint, which may have several.
 pub fn show_error(screen: &Screen, error: &Error) {
-    screen.err(&error.to_string());
-    if let Some(hint) = error.hint_text() {
-        screen.hint(hint);
+    screen.err(&words::safe(&error.to_string()));
+    for line in error.hint_text().into_iter().flat_map(str::lines) {
+        screen.hint(&words::safe(line));
     }
 }
 

@@ -1,6 +1,8 @@
 //! All integration tests, as one binary: each file of `suite/` is one subject.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "suite/cli.rs"]
+mod cli;
 #[path = "suite/ssh.rs"]
 mod ssh;
 #[path = "suite/watch.rs"]

@@ -30,8 +30,8 @@ Examples:
   lsyncd push -n . me@host:project               only show what would be done"
 )]
 pub(super) struct Cli {
-    /// Print the manual page or a shell's completions
-    #[arg(long, value_name = "WHAT", value_enum)]
+    /// Print the manual page or a shell's completions: man, bash, zsh or fish
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true)]
     pub(super) generate: Option<Generate>,
 
     #[command(subcommand)]
@@ -118,9 +118,11 @@ pub(super) struct AgentArgs {
 #[derive(Debug, Args)]
 #[command(
     args_override_self = true,
+    override_usage = "lsyncd push [OPTIONS] SOURCE TARGET...",
     after_help = "\
 The contents of SOURCE become the contents of TARGET, which is created if it is missing; its parent
-must exist. Attributes, symbolic links and deletions are mirrored, as by rsync -a --delete.
+must exist. Permissions, owners, times, symbolic links and deletions are mirrored; extended
+attributes, ACLs, hard links and devices are not there yet.
 TARGET is DIR, [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR; HOST:. is the login directory.
 
 Exit codes: 0 done, 2 usage, 23 some paths could not be mirrored, 25 stopped by a guard,
@@ -174,13 +176,14 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS", help = later!("Compare by content so often"))]
     pub(super) verify_every: Option<String>,
 
-    /// How changes are noticed
-    #[arg(long, value_name = "HOW", value_enum)]
+    /// How changes are noticed: auto, inotify, notify (portable) or poll (only by --rescan)
+    /// [default: auto]; fanotify is not there yet
+    #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
     pub(super) watch: Option<Watch>,
 
     /// Delete what the source no longer has: yes, no, startup (only when the whole tree is
     /// compared), running (only live) [default: yes]
-    #[arg(long, value_name = "WHEN", value_enum)]
+    #[arg(long, value_name = "WHEN", value_enum, hide_possible_values = true)]
     pub(super) delete: Option<When>,
 
     /// Halt before more names than this are deleted in a minute: a number, or a percentage of all
@@ -272,7 +275,9 @@ pub(super) struct RuleArgs {
 
 /// Which attributes are carried.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Attributes (all are mirrored unless said otherwise)")]
+#[command(
+    next_help_heading = "Attributes (permissions, owners and times are mirrored unless said otherwise)"
+)]
 pub(super) struct AttributeArgs {
     /// Owners and groups by number, not by name
     #[arg(long)]

@@ -15,7 +15,7 @@ pub(super) fn source(given: &Path, cwd: &Path) -> Result<PathBuf> {
         return Err(Error::usage("the source is empty").hint("a dot is the working directory"));
     }
     let cannot = || Error::failed(format!("cannot mirror {name}"));
-    let path = cwd.join(given).canonicalize().map_err(|error| {
+    let path = absolute(given, cwd)?.canonicalize().map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::NotFound if looks_remote(given) => {
                 "the source is a directory of this host; run lsyncd where the source is"
@@ -35,6 +35,15 @@ pub(super) fn source(given: &Path, cwd: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+fn absolute(given: &Path, cwd: &Path) -> Result<PathBuf> {
+    let path = cwd.join(given);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let what = format!("cannot find {}: the working directory is gone", shown(given.as_os_str()));
+    Err(Error::failed(what).hint("name it by its whole path, or change to another directory"))
+}
+
 fn looks_remote(path: &Path) -> bool {
     matches!(path.components().next(), Some(Component::Normal(first))
         if first.as_encoded_bytes().contains(&b':'))
@@ -43,7 +52,7 @@ fn looks_remote(path: &Path) -> bool {
 /// A target directory of this host: resolved as far as it exists, and not one that would eat
 /// the source, whatever names and mounts it is reached by.
 pub(super) fn local_target(given: &Path, cwd: &Path, source: &Path) -> Result<PathBuf> {
-    let (there, rest) = existing_part(&cwd.join(given))?;
+    let (there, rest) = existing_part(&absolute(given, cwd)?)?;
     let target = lexical(&there, &rest);
     guard::local_target(source, &target)?;
     // The same directory may have another path: a bind mount.
@@ -135,6 +144,9 @@ mod tests {
             assert_eq!(error.exit(), Exit::Failed);
             assert!(error.hint_text().unwrap().starts_with(hint), "{given}: {error:?}");
         }
+        let error = source(Path::new("dir"), Path::new("")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot find dir: the working directory is gone");
+        assert!(local_target(Path::new("x"), Path::new(""), &root).is_err());
         assert_eq!(source(Path::new(""), &root).unwrap_err().exit(), Exit::Usage);
     }
 

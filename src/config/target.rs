@@ -439,4 +439,21 @@ mod tests {
             assert_eq!(target.is_root_dir(), yes, "{dir}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_and_hosts_are_never_options(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..30),
+            text in "(ssh://)?[-@:\\[\\]%a-c0-9/.~ ]{0,20}",
+        ) {
+            for bytes in [&bytes[..], text.as_bytes()] {
+                let _ = SshTarget::parse_host(bytes);
+                if let Ok(Target::Ssh(target)) = Target::parse(bytes) {
+                    proptest::prop_assert!(!target.host.starts_with('-') && !target.host.is_empty());
+                    proptest::prop_assert!(!target.user.is_some_and(|u| u.starts_with('-')));
+                    proptest::prop_assert!(!target.dir.is_empty() && !target.dir.contains(&0));
+                }
+            }
+        }
+    }
 }

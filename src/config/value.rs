@@ -212,4 +212,13 @@ mod tests {
             assert_eq!(words(text), Err(error.to_owned()), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_them_panic(text in "\\PC{0,12}", likely in "[0-9.kMgib+%'\"\\\\ -]{0,12}") {
+            for text in [&text, &likely] {
+                let _ = (seconds(text), size(text), max_delete(text), words(text));
+            }
+        }
+    }
 }

@@ -344,4 +344,26 @@ mod tests {
         filter.add_file(b"!\na\n", true).unwrap();
         assert_eq!(shown(&filter), ["+ a"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            rule in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..30),
+            pattern in "[-*?/\\[\\]!:ab\\\\^]{1,12}",
+            path in "[-ab]{1,3}(/[]ab\\[]{1,3}){0,3}",
+        ) {
+            let _ = Filter::parse([&rule[..]]);
+            let mut filter = Filter::default();
+            let _ = filter.add_file(&rule, true);
+            filter.add_exclude(pattern.as_bytes()).ok();
+            let path = lsync_protocol::path::RelPath::new(path.into_bytes()).unwrap();
+            for filter in [filter.clone(), filter.at_root(b"/a/b")] {
+                let verdict = filter.verdict_deep(&path, true);
+                // What holds for every directory above and for the name holds for the whole.
+                if filter.verdict(&path, true).sent && path.depth() == 1 {
+                    proptest::prop_assert!(verdict.sent);
+                }
+            }
+        }
+    }
 }

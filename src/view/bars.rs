@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use lsync_protocol::path::Escaped;
 
-use super::words::{bytes, progress_text};
+use super::words::{bytes, progress_text, safe};
 use crate::metrics::{Notice, Progress};
 
 /// A mirror that is complete before this needs no bar.
@@ -40,7 +39,7 @@ impl Bars {
                     // All is set before it is added: nothing half made is ever drawn.
                     let bar = ProgressBar::no_length()
                         .with_style(style(progress))
-                        .with_prefix(Escaped(mirror.as_bytes()).to_string())
+                        .with_prefix(safe(mirror))
                         .with_message(text(progress, now - one.since));
                     let bar = self.all.add(bar);
                     bar.enable_steady_tick(Duration::from_millis(120));

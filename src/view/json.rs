@@ -32,6 +32,18 @@ impl Objects {
         counters: &Counters,
         now: Instant,
     ) -> Option<String> {
+        let matters = matches!(
+            notice,
+            Notice::Ready { .. }
+                | Notice::Problem { .. }
+                | Notice::Lost { .. }
+                | Notice::Halted { .. }
+                | Notice::Failed { .. }
+                | Notice::Step { .. }
+        );
+        if self.style.quiet && !matters {
+            return None;
+        }
         let (event, rest) = match notice {
             Notice::Connecting { .. } => ("connecting", json!({})),
             Notice::Deploying { host, .. } => ("deploying", json!({ "host": host })),
@@ -200,6 +212,18 @@ mod tests {
                 json!({"event": "op", "mirror": "web", "op": "rename", "from": "a", "path": "b"})
             );
         }
+    }
+
+    #[test]
+    fn quiet_leaves_what_matters() {
+        let mut objects = Objects::new(Style { quiet: true, ..Style::default() });
+        let connecting = Notice::Connecting { mirror: web() };
+        assert_eq!(object(&mut objects, &connecting), None);
+        let failed = Notice::Failed { mirror: web(), what: "no".to_owned(), hint: None };
+        assert_eq!(
+            object(&mut objects, &failed).unwrap(),
+            json!({"event": "failed", "mirror": "web", "cause": "no", "hint": null})
+        );
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Words {
     pub(super) fn say(&mut self, notice: &Notice, now: Instant) -> Vec<Line> {
         let style = self.style;
         let mirror = notice.mirror();
-        let name = Escaped(mirror.as_bytes()).to_string();
+        let name = safe(mirror);
         let said = self.mirrors.entry(Arc::clone(mirror)).or_default();
         // With one mirror there is no question which one is meant.
         let prefix = if style.several { format!("{name}: ") } else { String::new() };
@@ -63,7 +63,7 @@ impl Words {
         match notice {
             Notice::Connecting { .. } if style.verbose => line(format!("connecting to {name}")),
             Notice::Deploying { host, .. } if loud => {
-                line(format!("copying the agent to {}", Escaped(host.as_bytes())))
+                line(format!("copying the agent to {}", safe(host)))
             }
             Notice::Progress { progress, .. } if loud && !style.progress => {
                 match said.progress_text(progress, now) {
@@ -84,16 +84,14 @@ impl Words {
                 if said.is_known(&problem.path, &problem.cause) {
                     return Vec::new();
                 }
-                let cause = Escaped(problem.cause.as_bytes());
+                let cause = safe(&problem.cause);
                 line(format!("cannot mirror {}: {cause}", problem.path))
             }
             Notice::Solved { path, .. } => {
                 let known = said.problems.remove(path).is_some();
                 if known && loud { line(format!("mirrored after all: {path}")) } else { Vec::new() }
             }
-            Notice::Warning { text, .. } if loud => {
-                line(format!("warning: {}", Escaped(text.as_bytes())))
-            }
+            Notice::Warning { text, .. } if loud => line(format!("warning: {}", safe(text))),
             Notice::Lost { cause, retry_in, .. } => {
                 let again = match &said.lost {
                     Some((before, at)) => before != cause || now - *at >= LOST_EVERY,
@@ -105,7 +103,7 @@ impl Words {
                 said.lost = Some((cause.clone(), now));
                 line(format!(
                     "link to {name} is down: {}; trying again in {}",
-                    Escaped(cause.as_bytes()),
+                    safe(cause),
                     seconds(*retry_in)
                 ))
             }
@@ -118,11 +116,11 @@ impl Words {
                 }
             }
             Notice::Halted { reason, hint, .. } => {
-                let reason = Escaped(reason.as_bytes());
+                let reason = safe(reason);
                 with_hint(format!("halted: {name}: {reason}"), hint.as_deref())
             }
             Notice::Failed { what, hint, .. } => {
-                let what = Escaped(what.as_bytes());
+                let what = safe(what);
                 with_hint(format!("{prefix}{what}"), hint.as_deref())
             }
             Notice::Resumed { .. } if loud => line(format!("going on: {name}")),
@@ -141,8 +139,15 @@ impl Words {
     }
 }
 
+/// A text made safe to show. What stands in it may be escaped already, so backslashes stay.
+pub(super) fn safe(text: &str) -> String {
+    let parts: Vec<String> =
+        text.split('\\').map(|part| Escaped(part.as_bytes()).to_string()).collect();
+    parts.join("\\")
+}
+
 fn with_hint(text: String, hint: Option<&str>) -> Vec<Line> {
-    let hint = hint.map(|hint| Line::Hint(Escaped(hint.as_bytes()).to_string()));
+    let hint = hint.map(|hint| Line::Hint(safe(hint)));
     std::iter::once(Line::Err(text)).chain(hint).collect()
 }
 
@@ -168,7 +173,7 @@ impl Said {
         let mut lines =
             vec![Line::Err(format!("{} could not be mirrored:", counted(count, "path")))];
         for (path, cause) in &self.problems {
-            lines.push(Line::Err(format!("  {path}: {}", Escaped(cause.as_bytes()))));
+            lines.push(Line::Err(format!("  {path}: {}", safe(cause))));
         }
         let more = count - self.problems.len() as u64;
         if more > 0 {

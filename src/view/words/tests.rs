@@ -48,7 +48,7 @@ fn notices() -> Vec<Notice> {
         Notice::Connecting { mirror: m() },
         Notice::Deploying { mirror: m(), host: "h\u{1b}".to_owned() },
         Notice::Ready { mirror: m(), totals: totals() },
-        problem("a\nb", "permission denied"),
+        problem("a\nb", "per\u{1b}mission \\n denied"),
         Notice::Solved { mirror: m(), path: path("a\nb") },
         Notice::Warning { mirror: m(), text: "no owners".to_owned() },
         Notice::Lost {
@@ -82,7 +82,7 @@ fn a_calm_run_says_this() {
         [
             "copying the agent to h\\x1b",
             "ready: web: 1234 files, 56 directories, 7.8 MB in 0.9 s",
-            "cannot mirror a\\nb: permission denied",
+            "cannot mirror a\\nb: per\\x1bmission \\n denied",
             "mirrored after all: a\\nb",
             "warning: no owners",
             "link to web is down: broken pipe; trying again in 1.5 s",
@@ -102,7 +102,7 @@ fn a_quiet_run_says_only_errors_problems_and_ready() {
         all(Style { quiet: true, ..Style::default() }),
         [
             "ready: web: 1234 files, 56 directories, 7.8 MB in 0.9 s",
-            "cannot mirror a\\nb: permission denied",
+            "cannot mirror a\\nb: per\\x1bmission \\n denied",
             "link to web is down: broken pipe; trying again in 1.5 s",
             "halted: web: 101 names would be deleted, 100 may be",
             "hint: raise --max-delete",
@@ -116,7 +116,7 @@ fn a_verbose_run_says_what_is_done_and_several_mirrors_are_told_apart() {
     let lines = all(Style { verbose: true, several: true, ..Style::default() });
     assert!(lines.contains(&"web: connecting to web".to_owned()), "{lines:?}");
     assert!(lines.contains(&"web: create d/".to_owned()), "{lines:?}");
-    assert!(lines.contains(&"web: cannot mirror a\\nb: permission denied".to_owned()));
+    assert!(lines.contains(&"web: cannot mirror a\\nb: per\\x1bmission \\n denied".to_owned()));
     assert!(lines.iter().any(|l| l.starts_with("ready: web: ")));
 }
 
