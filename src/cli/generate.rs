@@ -52,13 +52,19 @@ fn man(mut command: clap::Command, mut text: Vec<u8>) -> std::io::Result<Vec<u8>
         let mut sections = Vec::new();
         page.render_synopsis_section(&mut sections)?;
         page.render_options_section(&mut sections)?;
-        page.render_extra_section(&mut sections)?;
         writeln!(text, ".SH \"LSYNCD {}\"", path.join(" ").to_uppercase())?;
         for line in String::from_utf8_lossy(&sections).lines() {
             match line.strip_prefix(".SH ") {
                 Some(heading) => writeln!(text, ".SS {heading}")?,
                 None => writeln!(text, "{line}")?,
             }
+        }
+        if let Some(notes) = sub.get_after_help() {
+            writeln!(text, ".SS NOTES\n.nf")?;
+            for line in notes.to_string().lines() {
+                writeln!(text, "{}", roff(line))?;
+            }
+            writeln!(text, ".fi")?;
         }
     }
     writeln!(text, ".SH \"SEE ALSO\"\n\\fBssh_config\\fR(5), \\fBrsync\\fR(1)")?;
@@ -67,7 +73,9 @@ fn man(mut command: clap::Command, mut text: Vec<u8>) -> std::io::Result<Vec<u8>
 
 /// A line of text that roff takes as text.
 fn roff(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('-', "\\-")
+    let text = text.replace('\\', "\\\\").replace('-', "\\-");
+    // A line that begins with one of these would be a command.
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
 #[cfg(test)]
@@ -89,6 +97,7 @@ mod tests {
                 assert!(page.contains(&name), "{name}");
             }
         }
+        assert!(page.contains("Exit codes: 0 done") && !page.contains("EXTRA"));
         for section in [".SH COMMANDS", ".SH \"LSYNCD PUSH\"", ".SH \"LSYNCD AGENT CHECK\""] {
             assert!(page.contains(section), "{section}");
         }
