@@ -434,7 +434,7 @@ mod tests {
             ]
         );
         assert!(!kernel.pairs.is_waiting());
-        assert_eq!(kernel.pairs.dead, []);
+        assert!(kernel.pairs.dead.is_empty());
     }
 
     #[test]
@@ -483,7 +483,7 @@ mod tests {
         kernel.says_at(42, 1, DIR | ReadFlags::MOVED_TO, 7, "b");
         assert_eq!(kernel.take()[0], renamed("a", "b", true));
         assert_eq!((kernel.at(2).unwrap(), kernel.at(3).unwrap()), ("b".into(), "b/x".into()));
-        assert_eq!(kernel.pairs.dead, []);
+        assert!(kernel.pairs.dead.is_empty());
         // And between the two halves.
         kernel.says(1, DIR | ReadFlags::MOVED_FROM, 8, "b");
         kernel.enter("c", 2);
@@ -520,7 +520,7 @@ mod tests {
             assert_eq!(events, [unsure("a"), unsure("b")]);
             let now = [kernel.at(5).unwrap(), kernel.at(3).unwrap()];
             assert_eq!(now, ["a/y", "b/x"], "were {moved:?}");
-            assert_eq!(kernel.pairs.dead, []);
+            assert!(kernel.pairs.dead.is_empty());
         }
     }
 
