@@ -15,7 +15,7 @@ pub mod holds;
 pub mod names;
 
 pub use holds::holds;
-pub use names::{gid_of, group_name, uid_of, user_name};
+pub use names::{gid_of, group_name, home, uid_of, user_name};
 
 /// What statx says of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,8 @@ use rustix::io::Errno;
 
 use crate::meta::{self, Stat};
 
+pub mod lock;
+
 /// How paths are resolved beneath a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolve {

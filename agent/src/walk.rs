@@ -125,6 +125,23 @@ fn list_open(fd: BorrowedFd<'_>, facts: DirFacts) -> Result<Listing, ListError> 
     Ok(listing)
 }
 
+/// The temporary names of ours in an open directory, of any mirror.
+pub(crate) fn stages_in(fd: BorrowedFd<'_>) -> Result<Vec<Box<[u8]>>, Errno> {
+    let mut found = Vec::new();
+    let mut buffer = Vec::with_capacity(BUFFER);
+    let mut names = RawDir::new(fd, buffer.spare_capacity_mut());
+    while let Some(next) = names.next() {
+        match next {
+            Ok(next) if is_stage_name(next.file_name().to_bytes()) => {
+                found.push(next.file_name().to_bytes().into());
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// The entry of one name in an open directory; `None` when there is none.
 pub(crate) fn look_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Entry>, Errno> {
     // A link may be replaced between the two calls; then it is looked at again.

@@ -82,6 +82,12 @@ pub fn gid_of(name: &str) -> Option<u32> {
         .get(name.to_owned(), |name| Group::from_name(name).ok().flatten().map(|g| g.gid.as_raw()))
 }
 
+/// The home of the user we run as, as the system's list of users has it.
+#[must_use]
+pub fn home() -> Option<std::path::PathBuf> {
+    User::from_uid(Uid::effective()).ok().flatten().map(|user| user.dir)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

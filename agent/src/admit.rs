@@ -1,0 +1,157 @@
+//! Whether and where to serve: the root that a source asks for is found, created if it may be,
+//! kept apart from the source itself, and locked.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use lsync_protocol::entry::Kind;
+use lsync_protocol::handshake::{Create, Hello, Refusal, Role, RootHere, Standing};
+use lsync_protocol::message::NEWEST;
+
+use crate::meta;
+use crate::root::lock::{Claim, Lock};
+use crate::root::{self, Root};
+use crate::serve::ServeOptions;
+use crate::trouble::io_trouble;
+
+/// A source that may be served.
+pub(crate) struct Admitted {
+    /// Missing when it was not to be created.
+    pub(crate) root: Option<(Root, RootHere)>,
+    /// Absent when nothing may be applied.
+    pub(crate) lock: Option<Lock>,
+    pub(crate) boot: [u8; 16],
+}
+
+/// Finds the root and makes it ours.
+pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, Refusal> {
+    debug_assert_eq!(NEWEST, 1);
+    if let Role::Lane(_) = hello.role {
+        return Err(Refusal::Unsupported("further channels of a link".into()));
+    }
+    let boot = root::boot_id().map_err(|error| refused(&error))?;
+    let path = wanted(options, &hello.root)?;
+    let here = |root: &Root| {
+        if hello.standing.boot == boot { overlap(root, &hello.standing) } else { Ok(()) }
+    };
+    let mut created = false;
+    let root = match Root::open(&path) {
+        Ok(root) => root,
+        Err(error) if missing(&error) => {
+            if hello.create == Create::Nothing {
+                return Ok(Admitted { root: None, lock: None, boot });
+            }
+            // What is created in the source would be mirrored at once.
+            let above = nearest(&path, hello.create)?;
+            if above.identity() != Root::open("/").map_err(|error| refused(&error))?.identity() {
+                inside(&above, &hello.standing, hello.standing.boot == boot)?;
+            }
+            create(&path, hello.create, options.umask)?;
+            created = true;
+            Root::open(&path).map_err(|error| refused(&error))?
+        }
+        Err(error) => return Err(refused(&error)),
+    };
+    if Root::open("/").is_ok_and(|slash| slash.identity() == root.identity()) {
+        return Err(Refusal::Slash);
+    }
+    here(&root)?;
+    let lock = match hello.create {
+        // Nothing is applied, so nobody is disturbed.
+        Create::Nothing => None,
+        Create::Root | Create::Path => Some(Lock::take(
+            &root,
+            &Claim {
+                mirror: hello.mirror,
+                name: hello.name.chars().take(1024).collect(),
+                alone: !options.in_process,
+                cache: options.cache.clone(),
+                wait: options.lock_wait,
+            },
+        )?),
+    };
+    let stat = meta::stat_fd(&root).map_err(|error| refused(&error.into()))?;
+    let absolute = std::path::absolute(&path).unwrap_or(path);
+    let found = RootHere {
+        identity: root.identity(),
+        path: root::path_bytes(&absolute),
+        entry: stat.entry(None),
+        created,
+    };
+    debug_assert_eq!(stat.kind, Kind::Dir);
+    Ok(Admitted { root: Some((root, found)), lock, boot })
+}
+
+fn refused(error: &io::Error) -> Refusal {
+    Refusal::Root(io_trouble(error).text)
+}
+
+fn missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// The path that is meant: absolute, in a home, or from where we were started.
+fn wanted(options: &ServeOptions, bytes: &[u8]) -> Result<PathBuf, Refusal> {
+    if bytes.contains(&0) {
+        return Err(Refusal::Root("a path with a NUL byte".into()));
+    }
+    let home = || options.home.clone().ok_or_else(|| Refusal::Root("no home directory".into()));
+    let path = match bytes {
+        b"~" => home()?,
+        [b'~', b'/', rest @ ..] => home()?.join(OsStr::from_bytes(rest)),
+        _ => options.start.join(OsStr::from_bytes(bytes)),
+    };
+    Ok(path)
+}
+
+/// Refuses a root that is the source, lies in it, or above it.
+fn overlap(root: &Root, source: &Standing) -> Result<(), Refusal> {
+    let Some((first, above)) = source.upwards.split_first() else { return Ok(()) };
+    let id = root.identity();
+    if id == *first {
+        return Err(Refusal::Overlap("the target is the source itself".into()));
+    }
+    if above.contains(&id) {
+        return Err(Refusal::Overlap("the source lies in the target".into()));
+    }
+    inside(root, source, true)
+}
+
+fn inside(root: &Root, source: &Standing, same_host: bool) -> Result<(), Refusal> {
+    let Some(first) = source.upwards.first().filter(|_| same_host) else { return Ok(()) };
+    let upwards = root.upwards().map_err(|error| refused(&error))?;
+    if upwards.contains(first) {
+        return Err(Refusal::Overlap("the target lies in the source".into()));
+    }
+    Ok(())
+}
+
+/// The directory above a missing root; the nearest one that exists, if more may be created.
+fn nearest(path: &Path, create: Create) -> Result<Root, Refusal> {
+    let mut above = path.parent();
+    while let Some(dir) = above {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        match Root::open(dir) {
+            Ok(root) => return Ok(root),
+            Err(error) if missing(&error) && create == Create::Path => above = dir.parent(),
+            Err(error) if missing(&error) => return Err(Refusal::NoParent),
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    Err(Refusal::NoParent)
+}
+
+fn create(path: &Path, create: Create, umask: u32) -> Result<(), Refusal> {
+    let made =
+        fs::DirBuilder::new().recursive(create == Create::Path).mode(0o777 & !umask).create(path);
+    match made {
+        Err(error) if missing(&error) => Err(Refusal::NoParent),
+        // Somebody else was as quick.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.map_err(|error| refused(&error)),
+    }
+}

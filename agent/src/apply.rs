@@ -1,0 +1,370 @@
+//! One operation becomes changes beneath the root, or an [`Outcome`] that says why not.
+//!
+//! What should stand there is checked before anything is touched; a new thing is always staged
+//! under a temporary name and renamed into place, so a reader sees the old or the new, complete.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use lsync_protocol::entry::{Kind, Meta};
+use lsync_protocol::message::{Op, Outcome};
+use lsync_protocol::path::RelPath;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::fault::{Call, Faults};
+use crate::meta::{self, Kept, Stat};
+use crate::root::{PATH_DIR, Root};
+use crate::stage::{Names, Stage};
+use crate::trouble::problem;
+
+mod dir;
+mod file;
+mod name;
+
+/// What all threads that apply share.
+pub(crate) struct Ground {
+    /// Everything happens beneath it.
+    pub(crate) root: Root,
+    /// Temporary names.
+    pub(crate) names: Arc<Names>,
+    /// An ack means durable.
+    pub(crate) fsync: bool,
+    /// What new things without a given mode do not get.
+    pub(crate) umask: u32,
+    /// What the kernel takes from the mode of everything this process creates.
+    pub(crate) process_umask: u32,
+    /// How fine times are here, in nanoseconds.
+    pub(crate) granularity: u32,
+    /// Faults on demand.
+    pub(crate) faults: Option<Arc<dyn Faults>>,
+    /// The link ended: nothing that was not begun is begun.
+    pub(crate) stop: AtomicBool,
+    /// Counts changes of structure: descriptors from before one may lead elsewhere.
+    pub(crate) generation: AtomicU64,
+    /// Told once a link what could not be set.
+    pub(crate) warn: Box<dyn Fn(String) + Send + Sync>,
+    /// What was warned of already: owner, mode.
+    pub(crate) warned: [AtomicBool; 2],
+    /// Directories opened up to work in them.
+    pub(crate) opened: dir::Opened,
+}
+
+impl Ground {
+    pub(crate) fn fault(&self, call: Call, path: &RelPath) -> Result<(), Errno> {
+        self.faults.as_ref().map_or(Ok(()), |faults| faults.before(call, path))
+    }
+
+    /// Says once what could not be set.
+    fn kept(&self, kept: Kept) {
+        let texts = [
+            (kept.owner, "owners or groups cannot be set on the target: not permitted"),
+            (kept.mode, "permission bits cannot be set on the target: not permitted"),
+        ];
+        for ((stayed, text), warned) in texts.into_iter().zip(&self.warned) {
+            if stayed && !warned.swap(true, Ordering::Relaxed) {
+                (self.warn)(text.to_owned());
+            }
+        }
+    }
+
+    /// A descriptor of a directory to work in; the nearest one above that exists for a stage.
+    pub(crate) fn nearest(&self, hint: &RelPath) -> Result<Arc<OwnedFd>, Errno> {
+        let mut dir = hint.as_bytes();
+        loop {
+            match self.root.open_parent(dir) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if !dir.is_empty() => {
+                    dir = dir.iter().rposition(|&b| b == b'/').map_or(&[][..], |at| &dir[..at]);
+                }
+                fd => return fd.map(Arc::new),
+            }
+        }
+    }
+}
+
+/// Why an operation did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// A system call failed.
+    Errno(Errno),
+    /// What is to be answered.
+    Say(Outcome),
+}
+
+impl From<Errno> for Stop {
+    fn from(error: Errno) -> Stop {
+        Stop::Errno(error)
+    }
+}
+
+impl From<Outcome> for Stop {
+    fn from(outcome: Outcome) -> Stop {
+        Stop::Say(outcome)
+    }
+}
+
+/// A directory that operations happen in, kept for a batch.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    path: Box<[u8]>,
+    fd: Arc<OwnedFd>,
+    /// What a new file here is at first; learnt from the first one.
+    born: Option<Stat>,
+    /// No default ACL changes the mode of new files.
+    plain: bool,
+}
+
+/// How many directories are kept open.
+const KEPT: usize = 8;
+
+/// What one thread needs to apply operations.
+pub(crate) struct Hand {
+    pub(crate) ground: Arc<Ground>,
+    parents: Vec<Parent>,
+    generation: u64,
+    /// Directories whose names changed and are to be made durable.
+    touched: Vec<Arc<OwnedFd>>,
+}
+
+/// The content that comes with an operation.
+#[derive(Default)]
+pub(crate) struct Content<'a> {
+    /// What came in its message.
+    pub(crate) inline: &'a [u8],
+    /// The stage it commits.
+    pub(crate) stage: Option<&'a Stage>,
+}
+
+impl Hand {
+    pub(crate) fn new(ground: Arc<Ground>) -> Hand {
+        Hand { ground, parents: Vec::new(), generation: 0, touched: Vec::new() }
+    }
+
+    /// Applies one operation; `None` is "done, and nothing to say".
+    pub(crate) fn apply(&mut self, op: &Op, content: &Content<'_>) -> Option<Outcome> {
+        let generation = self.ground.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.generation = generation;
+            self.parents.clear();
+        }
+        let done = match op {
+            Op::MakeDir { path, meta } => self.make_dir(path, meta),
+            Op::File { path, meta, .. } => self.put_file(path, content.inline, meta),
+            Op::Commit { .. } => self.commit(op, content),
+            Op::Symlink { path, link, meta } => self.put_link(path, link, meta),
+            Op::Meta { path, kind, meta } => self.set_meta(path, *kind, meta),
+            Op::Dir { path, meta } => self.set_dir(path, meta),
+            Op::Rename { from, to, kind, size, mtime } => {
+                let done = self.rename(from, to, *kind, *size, *mtime);
+                self.restructured();
+                done
+            }
+            Op::Remove { path, kind } => {
+                let done = self.remove(path, *kind);
+                if *kind == Kind::Dir {
+                    self.restructured();
+                }
+                done
+            }
+            Op::Replace { old, new } => {
+                let done = self.replace(*old, new, content);
+                self.restructured();
+                done
+            }
+        };
+        match done {
+            Ok(()) => None,
+            Err(Stop::Say(outcome)) => Some(outcome),
+            Err(Stop::Errno(error)) => Some(problem(error)),
+        }
+    }
+
+    /// Descriptors of directories may lead elsewhere from now on, everybody's.
+    fn restructured(&mut self) {
+        self.parents.clear();
+        self.generation = self.ground.generation.fetch_add(1, Ordering::AcqRel) + 1;
+    }
+
+    /// Ends a batch: what it did is durable if acks mean that, and no directory stays open.
+    pub(crate) fn end_batch(&mut self) -> Result<(), Errno> {
+        self.parents.clear();
+        let mut done = Ok(());
+        for dir in self.touched.drain(..) {
+            done = done.and(sync_dir(&dir));
+        }
+        done
+    }
+
+    /// A name in this directory changed.
+    fn touch(&mut self, dir: &Arc<OwnedFd>) {
+        if self.ground.fsync && !self.touched.iter().any(|held| Arc::ptr_eq(held, dir)) {
+            self.touched.push(dir.clone());
+        }
+    }
+
+    /// Where in the list of kept directories this one is; opened if it is not there.
+    fn parent(&mut self, dir: &[u8]) -> Result<usize, Stop> {
+        if let Some(at) = self.parents.iter().position(|parent| &*parent.path == dir) {
+            return Ok(at);
+        }
+        let fd = match self.open_dir(dir) {
+            Err(Errno::ACCESS) if self.ground.opened.open_up(&self.ground.root, dir) => {
+                self.open_dir(dir)
+            }
+            fd => fd,
+        };
+        let (fd, readable) = match fd {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(Outcome::NoParent.into()),
+            fd => fd?,
+        };
+        let mut acl = [0; 1];
+        // An ACL of any size does not fit: then the answer is ERANGE, and that is enough.
+        let plain = readable
+            && matches!(
+                rustix::fs::fgetxattr(&fd, c"system.posix_acl_default", &mut acl[..]),
+                Err(Errno::NODATA | Errno::OPNOTSUPP)
+            );
+        if self.parents.len() >= KEPT {
+            self.parents.remove(0);
+        }
+        self.parents.push(Parent { path: dir.into(), fd: Arc::new(fd), born: None, plain });
+        Ok(self.parents.len() - 1)
+    }
+
+    /// A directory to work in, if possible one that can be synced too.
+    fn open_dir(&self, dir: &[u8]) -> Result<(OwnedFd, bool), Errno> {
+        if let Ok(path) = RelPath::new(dir) {
+            self.ground.fault(Call::Parent, &path)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        match self.ground.root.open_at(dir, flags) {
+            Ok(fd) => Ok((fd, true)),
+            Err(Errno::LOOP) => Err(Errno::NOTDIR),
+            // Without the right to read it, names in it can still be made.
+            Err(Errno::ACCESS) => self.ground.root.open_parent(dir).map(|fd| (fd, false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does something in a directory. A kept descriptor of a directory that is gone is replaced
+    /// once, and a directory that lacks our own permission is opened up once.
+    fn within<T>(
+        &mut self,
+        dir: &[u8],
+        mut act: impl FnMut(&mut Hand, usize) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let kept = self.parents.iter().any(|parent| &*parent.path == dir);
+        let at = self.parent(dir)?;
+        match act(self, at) {
+            Err(Stop::Errno(Errno::NOENT)) if kept => {
+                self.parents.retain(|parent| &*parent.path != dir);
+            }
+            Err(Stop::Errno(Errno::ACCESS))
+                if self.ground.opened.open_up(&self.ground.root, dir) => {}
+            // The directory itself was removed since it was opened.
+            Err(Stop::Errno(Errno::NOENT)) => return Err(Outcome::NoParent.into()),
+            done => return done,
+        }
+        let at = self.parent(dir)?;
+        match act(self, at) {
+            Err(Stop::Errno(Errno::NOENT)) => Err(Outcome::NoParent.into()),
+            done => done,
+        }
+    }
+
+    /// What stands under a name.
+    fn look(&self, at: usize, name: &[u8]) -> Result<Option<Stat>, Errno> {
+        match meta::stat_name(&self.parents[at].fd, name) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+fn sync_dir(dir: &OwnedFd) -> Result<(), Errno> {
+    match rustix::fs::fsync(dir) {
+        // Open for its path only: opened again to be synced.
+        Err(Errno::BADF) => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::fsync(rustix::fs::openat(dir, c".", flags, Mode::empty())?)
+        }
+        // Some file systems have nothing to sync there.
+        Err(Errno::INVAL) => Ok(()),
+        done => done,
+    }
+}
+
+/// The name and the directory of a path that is not the root: the root is a directory and stays.
+fn split(path: &RelPath) -> Result<(&[u8], &[u8]), Stop> {
+    path.split().ok_or_else(|| Outcome::Occupied(Kind::Dir).into())
+}
+
+/// Sets attributes of what stands under a name, which is not a directory and of the given kind.
+fn set_by_name(
+    ground: &Ground,
+    dir: &OwnedFd,
+    name: &[u8],
+    now: &Stat,
+    want: &Meta,
+) -> Result<(), Errno> {
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, name, flags, Mode::empty())
+    };
+    let mut kept = Kept::default();
+    match now.kind {
+        Kind::File => match open(OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(fd) => {
+                // What was looked at may have been replaced: what counts is what is open now.
+                let now = meta::stat_fd(&fd)?;
+                if now.kind != Kind::File {
+                    return Err(Errno::AGAIN);
+                }
+                kept = meta::set_fd(&fd, &now, want)?;
+                if ground.fsync {
+                    rustix::fs::fsync(&fd)?;
+                }
+            }
+            Err(Errno::ACCESS) => kept = set_unreadable(dir, name, now, want, kept)?,
+            Err(error) => return Err(error),
+        },
+        Kind::Symlink => kept = meta::set_name(dir, name, now, want)?,
+        _ => kept = set_unreadable(dir, name, now, want, kept)?,
+    }
+    ground.kept(kept);
+    Ok(())
+}
+
+/// The same for what cannot or must not be opened.
+fn set_unreadable(
+    dir: impl AsFd,
+    name: &[u8],
+    now: &Stat,
+    want: &Meta,
+    mut kept: Kept,
+) -> Result<Kept, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?;
+    kept = kept.and(meta::set_name(dir.as_fd(), name, now, want)?);
+    if let Some(mode) = want.mode
+        && (mode != now.mode || want.uid.is_some() || want.gid.is_some())
+    {
+        if meta::stat_fd(&fd)?.kind != now.kind {
+            return Err(Errno::AGAIN);
+        }
+        meta::set_mode_of(&fd, mode)?;
+    }
+    Ok(kept)
+}
+
+/// A directory below one that is held, or ENOTDIR; for its path only.
+fn open_below(dir: &OwnedFd, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | PATH_DIR.difference(OFlags::PATH) | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|error| match error {
+        Errno::LOOP => Errno::NOTDIR,
+        error => error,
+    })
+}

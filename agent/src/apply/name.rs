@@ -1,0 +1,159 @@
+//! Names: a rename that was asked for, and a change of kind.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use lsync_protocol::entry::{Kind, Time};
+use lsync_protocol::message::{Op, Outcome};
+use lsync_protocol::path::RelPath;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use super::{Content, Hand, Stop, split};
+use crate::fault::Call;
+use crate::meta;
+use crate::stage::Fresh;
+
+impl Hand {
+    /// Gives something another name, if it is what it should be.
+    pub(super) fn rename(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        kind: Kind,
+        size: Option<u64>,
+        mtime: Option<Time>,
+    ) -> Result<(), Stop> {
+        let (from_dir, from_name) = split(from)?;
+        let (to_dir, to_name) = split(to)?;
+        let refused = || Stop::Say(Outcome::Refused);
+        let mut opened = false;
+        loop {
+            let old_dir = match self.dir_of(from_dir) {
+                Err(Stop::Say(Outcome::NoParent)) => return Err(refused()),
+                dir => dir?,
+            };
+            let now = match meta::stat_name(&old_dir, from_name) {
+                Err(Errno::NOENT) => return Err(refused()),
+                now => now?,
+            };
+            let coarse = self.ground.granularity;
+            let expected = now.kind == kind
+                && size.is_none_or(|size| kind != Kind::File || size == now.size)
+                && mtime.is_none_or(|t| t.truncated(coarse) == now.mtime.truncated(coarse));
+            if !expected {
+                return Err(refused());
+            }
+            let new_dir = self.dir_of(to_dir)?;
+            match self.rename_in(&old_dir, from_name, &new_dir, to_name, from, to, &now) {
+                Err(Errno::ACCESS) if !opened => {
+                    // Both, whichever of them it was.
+                    opened = true;
+                    let up = |dir| self.ground.opened.open_up(&self.ground.root, dir);
+                    if up(from_dir) | up(to_dir) {
+                        continue;
+                    }
+                    return Err(Errno::ACCESS.into());
+                }
+                Ok(()) => {
+                    self.touch(&old_dir);
+                    self.touch(&new_dir);
+                    self.ground.opened.moved(from, Some(to));
+                    return Ok(());
+                }
+                // Something of another kind, something in it, another file system, or it went away.
+                Err(
+                    Errno::NOTEMPTY
+                    | Errno::EXIST
+                    | Errno::ISDIR
+                    | Errno::NOTDIR
+                    | Errno::XDEV
+                    | Errno::INVAL
+                    | Errno::NOENT,
+                ) => return Err(refused()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // two names, each in its directory and as a whole
+    fn rename_in(
+        &self,
+        old_dir: &OwnedFd,
+        old: &[u8],
+        new_dir: &OwnedFd,
+        new: &[u8],
+        from: &RelPath,
+        to: &RelPath,
+        now: &meta::Stat,
+    ) -> Result<(), Errno> {
+        self.ground.fault(Call::Rename, from)?;
+        self.ground.fault(Call::Rename, to)?;
+        let there = match meta::stat_name(new_dir, new) {
+            Err(Errno::NOENT) => None,
+            there => Some(there?),
+        };
+        let done = rustix::fs::renameat(old_dir, old, new_dir, new);
+        match (done, there) {
+            // Two names of one file: the kernel takes that for done and leaves both.
+            (Ok(()), Some(there)) if there.identity() == now.identity() => {
+                rustix::fs::unlinkat(old_dir, old, AtFlags::empty())
+            }
+            (Err(Errno::NOTEMPTY | Errno::EXIST), Some(there))
+                if there.kind == Kind::Dir && self.sweep_in(new_dir, new) =>
+            {
+                rustix::fs::renameat(old_dir, old, new_dir, new)
+            }
+            (done, _) => done,
+        }
+    }
+
+    fn dir_of(&mut self, dir: &[u8]) -> Result<Arc<OwnedFd>, Stop> {
+        let at = self.parent(dir)?;
+        Ok(self.parents[at].fd.clone())
+    }
+
+    /// A change of kind: the new thing is staged, the old one removed, the new one renamed in.
+    pub(super) fn replace(
+        &mut self,
+        old: Kind,
+        new: &Op,
+        content: &Content<'_>,
+    ) -> Result<(), Stop> {
+        let path = new.path();
+        let (dir, name) = split(path)?;
+        let mut fresh: Option<Fresh> = None;
+        self.within(dir, |hand, at| {
+            let there = hand.look(at, name)?.map(|now| now.kind);
+            if let Some(kind) = there.filter(|&kind| kind != old) {
+                return Err(Outcome::Occupied(kind).into());
+            }
+            let staged = match &mut fresh {
+                Some(staged) => staged,
+                fresh => fresh.insert(match new {
+                    Op::File { meta, .. } => hand.stage_small(at, path, content.inline, meta)?,
+                    Op::Commit { .. } => hand.stage_large(at, new, content)?,
+                    Op::Symlink { link, meta, .. } => hand.stage_link(at, path, link, meta)?,
+                    Op::MakeDir { meta, .. } => hand.stage_dir(at, path, meta)?,
+                    _ => return Err(Errno::INVAL.into()),
+                }),
+            };
+            // Anything but a directory gives way to anything but a directory in one rename.
+            let in_the_way = old == Kind::Dir || matches!(new, Op::MakeDir { .. });
+            if there.is_some() && in_the_way {
+                hand.ground.fault(Call::Remove, path)?;
+                match hand.unlink(at, name, old) {
+                    Err(Stop::Say(Outcome::Missing)) => {}
+                    done => done?,
+                }
+                if old == Kind::Dir {
+                    // The directory's own record goes; what was made for the new one stays.
+                    if !matches!(new, Op::MakeDir { .. }) {
+                        hand.ground.opened.moved(path, None);
+                    }
+                }
+            }
+            hand.place(at, staged, path, name)
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! Answers to what the source asks: a directory compared by its digest, and names of users.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use lsync_protocol::entry::{Digest, DirDigest, Held, Named};
+use lsync_protocol::message::{MAX_ENTRIES, Message, NoList};
+use lsync_protocol::path::RelPath;
+
+use crate::apply::Ground;
+use crate::meta;
+use crate::outbox::Outbox;
+use crate::trouble::io_trouble;
+use crate::walk::{self, ListError, Listing};
+
+/// What a lister is asked.
+pub(crate) enum Ask {
+    /// Is this directory as the source has it?
+    List { request: u32, dir: RelPath, digest: Option<Digest> },
+    /// What are these called here?
+    Names { users: Vec<(u32, String)>, groups: Vec<(u32, String)> },
+    /// Nothing more will come.
+    End,
+}
+
+/// Entries are sent in parts of about so many bytes.
+const PART: usize = 256 * 1024;
+
+/// Answers until there is nothing more to answer. Without a ground there is no root: it is empty.
+pub(crate) fn answer(
+    ground: Option<&Ground>,
+    asks: &Receiver<Ask>,
+    outbox: &Arc<Outbox>,
+    key: &[u8; 32],
+    held: &Held,
+) {
+    let _fuse = crate::order::Fuse(outbox.clone());
+    for ask in asks {
+        if ground.is_some_and(|ground| ground.stop.load(Ordering::Relaxed)) {
+            return;
+        }
+        let goes_on = match ask {
+            Ask::End => false,
+            Ask::Names { users, groups } => {
+                outbox.say(Message::NameIds {
+                    users: numbers(users, meta::uid_of),
+                    groups: numbers(groups, meta::gid_of),
+                });
+                true
+            }
+            Ask::List { request, dir, digest } => match ground {
+                Some(ground) => list(ground, outbox, request, &dir, digest, key, held),
+                None if dir.is_root() => entries(outbox, request, Vec::new()),
+                None => {
+                    outbox.listing(Message::NoList { request, why: NoList::Missing }, PART / 1024)
+                }
+            },
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// The numbers here; a name that nobody has keeps the source's number, as rsync does it.
+fn numbers(names: Vec<(u32, String)>, ask: fn(&str) -> Option<u32>) -> Vec<(u32, u32)> {
+    names.into_iter().map(|(number, name)| (number, ask(&name).unwrap_or(number))).collect()
+}
+
+fn list(
+    ground: &Ground,
+    outbox: &Outbox,
+    request: u32,
+    dir: &RelPath,
+    digest: Option<Digest>,
+    key: &[u8; 32],
+    held: &Held,
+) -> bool {
+    let why = match walk::list(&ground.root, dir) {
+        Ok(listing) => {
+            sweep(ground, dir, &listing);
+            match listing.unknown.first() {
+                // A directory known in part is not known.
+                Some((_, error)) => NoList::Trouble(io_trouble(error)),
+                None => {
+                    if digest.is_some() && digest == Some(digest_of(&listing.entries, key, held)) {
+                        return outbox.listing(Message::Same { request }, 16);
+                    }
+                    return entries(outbox, request, listing.entries);
+                }
+            }
+        }
+        Err(ListError::Missing) => NoList::Missing,
+        Err(ListError::Trouble(error)) => NoList::Trouble(io_trouble(&error)),
+    };
+    outbox.listing(Message::NoList { request, why }, 256)
+}
+
+fn digest_of(entries: &[Named], key: &[u8; 32], held: &Held) -> Digest {
+    let mut digest = DirDigest::new(key);
+    for Named { name, entry } in entries {
+        digest.add(name, entry, held);
+    }
+    digest.finish()
+}
+
+/// Removes dead temporary names of this mirror that a listing came across.
+fn sweep(ground: &Ground, dir: &RelPath, listing: &Listing) {
+    if listing.stages.is_empty() {
+        return;
+    }
+    if let Ok(fd) = ground.root.open_parent(dir.as_bytes()) {
+        for stage in &listing.stages {
+            ground.names.sweep(fd.as_fd(), stage);
+        }
+    }
+}
+
+/// Sends entries in parts.
+fn entries(outbox: &Outbox, request: u32, entries: Vec<Named>) -> bool {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    let mut rest = entries.into_iter().peekable();
+    loop {
+        let next = rest.next();
+        let last = next.is_none();
+        if last || bytes >= PART || part.len() >= MAX_ENTRIES {
+            let entries = std::mem::take(&mut part);
+            if !outbox.listing(Message::Entries { request, last, entries }, bytes + 16) {
+                return false;
+            }
+            bytes = 0;
+        }
+        let Some(named) = next else { return true };
+        bytes += named.name.len() + named.entry.link.as_ref().map_or(0, |link| link.len()) + 64;
+        part.push(named);
+    }
+}

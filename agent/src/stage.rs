@@ -1,0 +1,222 @@
+//! Content under a temporary name: drawn, written, checked, and either placed or removed.
+//!
+//! A temporary name stands beside its target, so that giving it its place is one rename. Every
+//! name of this mirror that is not alive in this process is dead: the lock says that nobody else
+//! writes here.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lsync_protocol::path::{stage_mirror, stage_name};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+mod large;
+
+pub(crate) use large::Stage;
+
+/// The temporary names of one mirror in this process.
+#[derive(Debug)]
+pub(crate) struct Names {
+    mirror: u32,
+    next: AtomicU32,
+    live: Mutex<HashSet<u32>>,
+}
+
+impl Names {
+    pub(crate) fn new(mirror: u32) -> Arc<Names> {
+        // Dead names of a former process rarely stand in the way when we do not begin where it did.
+        let begin = std::process::id().wrapping_mul(0x9e37_79b1);
+        Arc::new(Names { mirror, next: AtomicU32::new(begin), live: Mutex::default() })
+    }
+
+    /// A name that nobody else has, alive until it is dropped.
+    fn draw(self: &Arc<Names>) -> Name {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(number) {
+                let text = stage_name(self.mirror, number);
+                return Name { names: self.clone(), number, text };
+            }
+        }
+    }
+
+    /// Removes a temporary name of this mirror if it is dead. Says whether the name is gone.
+    pub(crate) fn sweep(&self, dir: BorrowedFd<'_>, name: &[u8]) -> bool {
+        if stage_mirror(name) != Some(self.mirror) {
+            return false;
+        }
+        let Some(number) = std::str::from_utf8(&name[16..])
+            .ok()
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+        else {
+            return false;
+        };
+        // Under the lock: nobody may bring the name to life between the question and the removal.
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.contains(&number) {
+            return false;
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => true,
+            Err(Errno::ISDIR | Errno::PERM) => {
+                rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).is_ok()
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// A live temporary name.
+#[derive(Debug)]
+struct Name {
+    names: Arc<Names>,
+    number: u32,
+    text: String,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let mut live = self.names.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.remove(&self.number);
+    }
+}
+
+/// Something that stands under a temporary name. Dropped without having been placed, it is removed.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    dir: Arc<OwnedFd>,
+    name: Name,
+    is_dir: bool,
+    placed: bool,
+}
+
+/// How often a name in use is answered by drawing another one.
+const DRAWS: usize = 1000;
+
+impl Fresh {
+    /// Makes something under a temporary name in a directory.
+    pub(crate) fn make<T>(
+        names: &Arc<Names>,
+        dir: &Arc<OwnedFd>,
+        is_dir: bool,
+        make: impl Fn(BorrowedFd<'_>, &str) -> Result<T, Errno>,
+    ) -> Result<(Fresh, T), Errno> {
+        for _ in 0..DRAWS {
+            let name = names.draw();
+            match make(dir.as_fd(), &name.text) {
+                Ok(made) => {
+                    return Ok((Fresh { dir: dir.clone(), name, is_dir, placed: false }, made));
+                }
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::EXIST)
+    }
+
+    /// A new file, open for reading and writing if `read`, else for writing.
+    pub(crate) fn file(
+        names: &Arc<Names>,
+        dir: &Arc<OwnedFd>,
+        mode: u32,
+        read: bool,
+    ) -> Result<(Fresh, OwnedFd), Errno> {
+        let how = if read { OFlags::RDWR } else { OFlags::WRONLY };
+        let flags = how | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Fresh::make(names, dir, false, |dir, name| {
+            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode))
+        })
+    }
+
+    /// Its temporary name.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.name.text.as_bytes()
+    }
+
+    /// The directory it stands in.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Gives it its place, over whatever a rename replaces.
+    ///
+    /// # Errors
+    /// The rename's; it then still stands under its temporary name.
+    pub(crate) fn place(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        rustix::fs::renameat(&self.dir, self.name(), dir, name)?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if !self.placed {
+            let flags = if self.is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            // What cannot be removed now is dead and swept by a later listing.
+            let _ = rustix::fs::unlinkat(&self.dir, self.name(), flags);
+        }
+    }
+}
+
+/// Writes all of it.
+pub(crate) fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => {
+                bytes = &bytes[n..];
+                offset += n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_dead_names_of_this_mirror_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = Arc::new(OwnedFd::from(std::fs::File::open(dir.path()).unwrap()));
+        let names = Names::new(7);
+        let (fresh, _) = Fresh::file(&names, &fd, 0o600, false).unwrap();
+        let dead = stage_name(7, names.next.load(Ordering::Relaxed).wrapping_add(100));
+        let other = stage_name(8, 1);
+        for name in [&dead, &other] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        assert!(!names.sweep(fd.as_fd(), fresh.name()), "alive");
+        assert!(!names.sweep(fd.as_fd(), other.as_bytes()), "another mirror's");
+        assert!(!names.sweep(fd.as_fd(), b"ordinary"));
+        assert!(names.sweep(fd.as_fd(), dead.as_bytes()));
+        let name = dir.path().join(std::str::from_utf8(fresh.name()).unwrap());
+        assert!(name.exists());
+        drop(fresh);
+        assert!(!name.exists(), "what is not placed is removed");
+        assert!(dir.path().join(other).exists());
+    }
+
+    #[test]
+    fn a_name_in_use_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = Arc::new(OwnedFd::from(std::fs::File::open(dir.path()).unwrap()));
+        let names = Names::new(7);
+        let first = stage_name(7, names.next.load(Ordering::Relaxed));
+        std::fs::write(dir.path().join(&first), b"dead").unwrap();
+        let (mut fresh, file) = Fresh::file(&names, &fd, 0o600, false).unwrap();
+        assert_ne!(fresh.name(), first.as_bytes());
+        write_at(&file, b"content", 0).unwrap();
+        fresh.place(fd.as_fd(), b"f").unwrap();
+        drop(fresh);
+        assert_eq!(std::fs::read(dir.path().join("f")).unwrap(), b"content");
+    }
+}
