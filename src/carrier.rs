@@ -86,8 +86,9 @@ pub trait Carrier: Send {
     /// Sends these, in this order, after everything sent before.
     fn send(&mut self, ops: Vec<(OpId, Planned)>);
 
-    /// Gives staged content its name, in order with what is sent.
-    fn commit(&mut self, id: OpId, path: RelPath);
+    /// Gives the content staged for one operation its name, as another operation, in order with
+    /// what is sent.
+    fn commit(&mut self, staged: OpId, id: OpId, path: RelPath);
 
     /// The content of this operation is not wanted any more.
     fn cancel(&mut self, id: OpId);

@@ -23,6 +23,10 @@ pub enum Exit {
     Differs = 24,
     /// A guard stopped it, or `flush` could not wait any longer.
     Stopped = 25,
+    /// SIGINT ended a run that was to be done once: 128 + 2.
+    Interrupted = 130,
+    /// SIGTERM ended a run that was to be done once: 128 + 15.
+    Terminated = 143,
     /// Could not start, connect or read the configuration.
     Failed = 255,
 }

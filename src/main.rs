@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     if called_as_agent() {
-        return ExitCode::from(lsync_agent::run(std::env::args_os()));
+        return ExitCode::from(lsync_agent::run(std::env::args_os().skip(1)));
     }
     let screen = Screen::new(wants_times());
     match run(&screen) {

@@ -6,6 +6,7 @@
 //! is not missing, walks delete last) is a property of this state and is tested as such.
 
 mod clear;
+pub mod connect;
 mod flights;
 mod guard;
 mod live;
@@ -52,6 +53,12 @@ const LOOKS_MAX: usize = 4;
 const FLIGHTS_MAX: usize = 32 * 1024;
 /// How many listings may wait for the target's answer.
 const LISTS_MAX: usize = 256;
+
+/// What of a configuration is carried, as the wire has it.
+fn wanted(attributes: crate::config::Attributes) -> Wanted {
+    let crate::config::Attributes { perms, owner, group, times, .. } = attributes;
+    Wanted { perms, owner, group, times }
+}
 
 /// What of the configuration the decisions need.
 #[derive(Debug, Clone)]
@@ -217,7 +224,9 @@ pub enum Effect {
     Cancel(OpId),
     /// Content that is staged gets this name, after everything sent before.
     Commit {
-        /// Its operation.
+        /// The operation under whose number it was staged.
+        staged: OpId,
+        /// The number of the operation that names it: on the wire numbers only grow.
         id: OpId,
         /// The name of now.
         path: RelPath,
@@ -258,7 +267,7 @@ pub enum Report {
     /// The source's root is back.
     Back,
     /// Only with `--dry-run` or `-v`: an operation.
-    Op(String),
+    Op(Planned),
 }
 
 /// What a walk counted and what was done.
@@ -455,6 +464,12 @@ impl Mirror {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// What the walk that runs has counted so far.
+    #[must_use]
+    pub fn walked_so_far(&self) -> Totals {
+        self.walk.as_ref().map_or(self.totals, Walk::counts)
     }
 
     /// The paths that failed and are not mended yet.
@@ -721,7 +736,7 @@ impl Mirror {
             self.looking.extend(batch.paths.iter().map(|(path, ..)| path.clone()));
             self.out.push(Effect::Look(batch));
         }
-        self.name_staged();
+        self.name_staged(now);
         self.finish_walk(now);
         self.finish_once();
     }
@@ -738,14 +753,22 @@ impl Mirror {
     }
 
     /// Contents that are staged get their names, if no rename is still to be told.
-    fn name_staged(&mut self) {
+    fn name_staged(&mut self, now: Instant) {
         if !self.names_told() {
             return;
         }
-        for id in std::mem::take(&mut self.staged) {
-            self.out.push(match self.flights.get(id) {
-                Some(flight) => Effect::Commit { id, path: flight.op.path().clone() },
-                None => Effect::Cancel(id),
+        for staged in std::mem::take(&mut self.staged) {
+            let id = self.next_op;
+            self.out.push(match self.flights.renumber(staged, id) {
+                Some(path) => {
+                    self.next_op += 1;
+                    // The name changes the time of its directory, which was told before.
+                    if let Some(parent) = path.parent() {
+                        self.collate.mark(&parent, Marks::META, now);
+                    }
+                    Effect::Commit { staged, id, path }
+                }
+                None => Effect::Cancel(staged),
             });
         }
     }
@@ -759,7 +782,7 @@ impl Mirror {
             for op in ops {
                 self.totals.ops += 1;
                 self.totals.deleted += u64::from(matches!(op, Planned::Remove { .. }));
-                self.say(Report::Op(op.line()));
+                self.say(Report::Op(op));
             }
             return;
         }

@@ -206,6 +206,13 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                     if marks.has(Marks::TREE) {
                         plan.walks.push((path.clone(), marks.has(Marks::WHOLE)));
                     }
+                    // Looked at as the parent of something, it was looked at later.
+                    let meta = match looked.parents.get(path) {
+                        Some(Look::Here(later)) if later.kind == Kind::Dir => {
+                            held.meta(Kind::Dir, later.meta)
+                        }
+                        _ => meta,
+                    };
                     plan.dirs.push(Planned::Dir { path: path.clone(), meta });
                 } else if only_meta {
                     plan.ops.push(Planned::Meta { path: path.clone(), kind: entry.kind, meta });

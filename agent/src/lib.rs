@@ -11,8 +11,6 @@
 //! Blocking threads, no asynchronous runtime: small, and ready in a millisecond.
 #![forbid(unsafe_code)]
 
-use lsync_protocol::message::Op;
-
 mod admit;
 mod apply;
 pub mod confine;
@@ -32,10 +30,3 @@ pub mod walk;
 pub use run::run;
 pub use serve::{BULK_CREDIT, SMALL_CREDIT, ServeError, ServeOptions, serve};
 pub use trouble::{io_trouble, trouble};
-
-/// What an operation takes of the small credit until it is acked, in bytes: its content, and a
-/// flat sum for the rest. Both ends count by this.
-#[must_use]
-pub fn small_cost(op: &Op) -> u32 {
-    64 + op.inline_size() as u32
-}

@@ -20,7 +20,6 @@ use lsync_protocol::message::{Op, OpId, Outcome};
 use crate::apply::{Content, Ground, Hand};
 use crate::outbox::{Ack, Outbox};
 use crate::serve::gauge::Held;
-use crate::small_cost;
 use crate::stage::Stage;
 use crate::trouble::problem;
 
@@ -283,7 +282,7 @@ fn do_one(hand: &mut Hand, work: &Work) -> Option<Ack> {
     if outcome.is_some() && work.stage.is_some() && hand.ground.stop.load(Ordering::Relaxed) {
         return None;
     }
-    Some(Ack { id: work.id, small: small_cost(&work.op), outcome })
+    Some(Ack { id: work.id, small: work.op.cost(), outcome })
 }
 
 /// Ends a batch: durable if that is wanted, then acked. What could not be made durable is a

@@ -394,7 +394,7 @@ fn decline(orders: &Receiver<Orders>, outbox: &Outbox, events: &Sender<Event>) {
             Orders::Apply(works) => {
                 let ack = |work: Work| Ack {
                     id: work.id,
-                    small: crate::small_cost(&work.op),
+                    small: work.op.cost(),
                     outcome: Some(no_root()),
                 };
                 outbox.acks(&mut works.into_iter().map(ack).collect());

@@ -59,7 +59,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 enum Order {
     Op(OpId, Planned),
-    Commit(OpId, RelPath),
+    Commit { staged: OpId, id: OpId, path: RelPath },
     Finish,
 }
 
@@ -132,8 +132,8 @@ impl Carrier for AgentCarrier {
         }
     }
 
-    fn commit(&mut self, id: OpId, path: RelPath) {
-        let _ = self.orders.send(Order::Commit(id, path));
+    fn commit(&mut self, staged: OpId, id: OpId, path: RelPath) {
+        let _ = self.orders.send(Order::Commit { staged, id, path });
     }
 
     fn cancel(&mut self, id: OpId) {

@@ -91,6 +91,14 @@ impl Flights {
         }
     }
 
+    /// An operation goes on under another number; its path of now.
+    pub(crate) fn renumber(&mut self, old: OpId, new: OpId) -> Option<RelPath> {
+        let flight = self.remove(old)?;
+        let path = flight.op.path().clone();
+        self.insert(new, flight);
+        Some(path)
+    }
+
     /// The operation in flight on this path.
     pub(crate) fn at(&self, path: &RelPath) -> Option<(OpId, &Flight)> {
         let id = *self.by_path.get(path)?;

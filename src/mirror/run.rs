@@ -1,1 +1,667 @@
-//! x
+//! The loop of one mirror: waits in one place, names what came, and performs what
+//! [`Mirror::handle`] decides. It decides nothing itself but when to connect again.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lsync_protocol::entry::Quick;
+use lsync_protocol::path::RelPath;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::connect::{Connected, Greeting, back_off, connect};
+use super::{Effect, Event, Mirror, Report, RootTrouble, Rules, Totals, Unasked};
+use crate::carrier::agent::AgentCarrier;
+use crate::carrier::{Carried, Carrier};
+use crate::collate::Batch;
+use crate::config::MirrorConfig;
+use crate::error::{Error, Exit, Result};
+use crate::link::Remote;
+use crate::metrics::{self, Counter, Metrics, Notice, Step};
+use crate::plan::Planned;
+use crate::source::{Events, Found, OwnerNames, Source};
+
+/// How long a mirror that is told to end lets small operations in flight finish.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// A link that was there for so long was a good one.
+const STEADY: Duration = Duration::from_secs(30);
+/// How often people are told how far a walk has come.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// A mirror to be run.
+pub struct Running {
+    /// What it is.
+    pub config: Arc<MirrorConfig>,
+    /// Its source, shared with other mirrors of it.
+    pub source: Arc<Source>,
+    /// Events of the source; absent when it is not watched.
+    pub events: Option<Events>,
+    /// Keys the digests of this source.
+    pub key: [u8; 32],
+    /// Mirror once and end.
+    pub once: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Who hears of it.
+    pub metrics: Arc<dyn Metrics>,
+    /// Turns true when the mirror has to end.
+    pub stop: watch::Receiver<bool>,
+    /// Where it tells whether its first connect succeeded.
+    pub starts: Arc<Starts>,
+}
+
+/// What has become of the first connects of all mirrors: where none succeeds, the program ends.
+#[derive(Debug)]
+pub struct Starts {
+    state: watch::Sender<(usize, usize)>,
+}
+
+impl Starts {
+    /// So many mirrors are to start.
+    #[must_use]
+    pub fn new(mirrors: usize) -> Starts {
+        Starts { state: watch::Sender::new((mirrors, 0)) }
+    }
+
+    fn tell(&self, started: bool) {
+        self.state.send_modify(|(pending, up)| {
+            *pending = pending.saturating_sub(1);
+            *up += usize::from(started);
+        });
+    }
+
+    /// Waits until one mirror has started (true) or none can (false).
+    async fn any(&self) -> bool {
+        let mut state = self.state.subscribe();
+        let decided = state.wait_for(|(pending, up)| *up > 0 || *pending == 0).await;
+        decided.is_ok_and(|state| state.1 > 0)
+    }
+}
+
+/// What the looker is asked, in order.
+enum Ask {
+    Look(Batch),
+    Missing { asked: u64, paths: Vec<(RelPath, lsync_protocol::entry::Kind)> },
+    Check { accept: bool },
+    Names(Unasked),
+}
+
+/// What the looker answers.
+enum Looker {
+    Event(Event),
+    Names(OwnerNames),
+}
+
+/// The link as it is.
+enum Link {
+    /// Being made.
+    Connecting(JoinHandle<Result<Connected>>),
+    /// There.
+    Up {
+        carrier: AgentCarrier,
+        said: mpsc::Receiver<Carried>,
+        /// Keeps the ssh connection.
+        _remote: Option<Box<dyn Remote>>,
+    },
+    /// To be made again at this time.
+    Down(Instant),
+}
+
+struct Loop {
+    running: Running,
+    mirror: Mirror,
+    link: Link,
+    /// Attempts since the link was last there for a while.
+    tries: u32,
+    up_since: Option<Instant>,
+    connected_once: bool,
+    looker: std::sync::mpsc::Sender<Ask>,
+    looked: mpsc::Receiver<Looker>,
+    walk: Option<(u64, mpsc::Receiver<Found>)>,
+    /// Numbers of owners that the target was asked about.
+    asking: Unasked,
+    began: Instant,
+    traffic: (u64, u64),
+    finish: Option<Exit>,
+    name: Arc<str>,
+}
+
+/// What came.
+enum Came {
+    Event(Event),
+    Names(OwnerNames),
+    Carried(Carried),
+    Connected(Result<Connected>),
+    Connect,
+    Progress,
+    Stop,
+}
+
+/// Runs one mirror to its end.
+///
+/// # Errors
+/// It could not start, and neither could any other.
+pub async fn run(running: Running) -> Result<Exit> {
+    let config = &running.config;
+    let rules = Rules {
+        delay: config.delay,
+        delete: config.delete,
+        max_delete: config.max_delete,
+        allow_empty: config.allow_empty,
+        filter: Arc::new(config.filter.clone()),
+        wanted: super::wanted(config.attributes),
+        numeric_ids: config.attributes.numeric_ids,
+        quick: if config.size_only { Quick::Size } else { Quick::SizeAndTime },
+        rescan: config.rescan,
+        once: running.once || running.dry_run,
+        dry_run: running.dry_run,
+        key: running.key,
+    };
+    let (looker, asked) = std::sync::mpsc::channel();
+    let (answers, looked) = mpsc::channel(16);
+    let source = Arc::clone(&running.source);
+    std::thread::Builder::new()
+        .name("looker".into())
+        .spawn(move || look(&source, &asked, &answers))
+        .map_err(|error| Error::failed("cannot start a thread").because(error))?;
+    let name: Arc<str> = config.name.as_str().into();
+    let mut this = Loop {
+        mirror: Mirror::new(rules),
+        link: Link::Down(Instant::now()),
+        tries: 0,
+        up_since: None,
+        connected_once: false,
+        looker,
+        looked,
+        walk: None,
+        asking: Unasked::default(),
+        began: Instant::now(),
+        traffic: (0, 0),
+        finish: None,
+        name,
+        running,
+    };
+    this.run().await
+}
+
+/// Answers what is asked, one after the other, so that batches stay in order.
+fn look(source: &Source, asked: &std::sync::mpsc::Receiver<Ask>, answers: &mpsc::Sender<Looker>) {
+    while let Ok(ask) = asked.recv() {
+        let answer = match ask {
+            Ask::Look(batch) => Looker::Event(Event::Looked(source.look(batch))),
+            Ask::Missing { asked, paths } => {
+                let missing = source.missing(paths);
+                Looker::Event(Event::StillMissing { asked, missing })
+            }
+            Ask::Check { accept } => Looker::Event(Event::Root(source.check(accept))),
+            Ask::Names(unasked) => Looker::Names(Source::names(&unasked.users, &unasked.groups)),
+        };
+        if answers.blocking_send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+impl Loop {
+    async fn run(&mut self) -> Result<Exit> {
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let came = self.wait(&mut progress).await;
+            if let Some(ended) = self.take(came).await? {
+                return Ok(ended);
+            }
+            if let Some(exit) = self.finish {
+                self.say_goodbye().await;
+                if self.running.once && exit != Exit::Stopped {
+                    let totals = self.totals(self.mirror.totals());
+                    self.notice(|mirror| Notice::Done { mirror, totals });
+                }
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// Waits in one place and names what came.
+    async fn wait(&mut self, progress: &mut tokio::time::Interval) -> Came {
+        let tick = self.mirror.next();
+        let wants_walk = self.mirror.wants_walk();
+        let walking = self.walk.is_some() && !self.mirror.is_ready();
+        let (link_at, connecting, said) = match &mut self.link {
+            Link::Connecting(task) => (None, Some(task), None),
+            Link::Up { said, .. } => (None, None, Some(said)),
+            Link::Down(at) => (Some(*at), None, None),
+        };
+        tokio::select! {
+            biased;
+            _ = stopped(&mut self.running.stop) => Came::Stop,
+            Some(carried) = recv(said) => Came::Carried(carried),
+            Some(events) = events(&mut self.running.events) => Came::Event(Event::Watched(events)),
+            Some(looker) = self.looked.recv() => match looker {
+                Looker::Event(event) => Came::Event(event),
+                Looker::Names(names) => Came::Names(names),
+            },
+            Some(found) = found(&mut self.walk), if wants_walk => Came::Event(found),
+            connected = joined(connecting) => Came::Connected(connected),
+            () = until(link_at) => Came::Connect,
+            () = until(tick) => Came::Event(Event::Tick),
+            _ = progress.tick(), if walking => Came::Progress,
+        }
+    }
+
+    /// Acts on what came. `Some`: the mirror has ended.
+    async fn take(&mut self, came: Came) -> Result<Option<Exit>> {
+        match came {
+            Came::Event(event) => self.handle(event),
+            Came::Carried(Carried::Lost(error)) => self.lost(&error),
+            Came::Carried(Carried::Warning(text)) => {
+                self.notice(|mirror| Notice::Warning { mirror, text });
+            }
+            Came::Carried(carried) => {
+                let event = self.event(carried);
+                self.handle(event);
+            }
+            Came::Names(names) => self.names(&names),
+            Came::Connect => {
+                let what = Greeting {
+                    config: Arc::clone(&self.running.config),
+                    source: Arc::clone(&self.running.source),
+                    key: self.running.key,
+                    dry_run: self.running.dry_run,
+                };
+                let metrics = Arc::clone(&self.running.metrics);
+                self.link = Link::Connecting(tokio::spawn(connect(what, metrics)));
+            }
+            Came::Connected(Ok(connected)) => self.connected(connected),
+            Came::Connected(Err(error)) => {
+                if !self.connected_once && self.tries == 0 {
+                    self.running.starts.tell(false);
+                    let once = self.running.once || self.running.dry_run;
+                    if once || !self.running.starts.any().await {
+                        return Err(error);
+                    }
+                    let (what, hint) = (error.to_string(), error.hint_text().map(Into::into));
+                    self.notice(|mirror| Notice::Failed { mirror, what, hint });
+                }
+                self.down(&error);
+            }
+            Came::Progress => self.progress(),
+            Came::Stop => {
+                self.say_goodbye().await;
+                return Ok(Some(Exit::Done));
+            }
+        }
+        Ok(None)
+    }
+
+    fn notice(&self, notice: impl FnOnce(Arc<str>) -> Notice) {
+        self.running.metrics.notice(notice(Arc::clone(&self.name)));
+    }
+
+    fn count(&self, counter: Counter, by: u64) {
+        self.running.metrics.count(counter, by);
+    }
+
+    fn connected(&mut self, connected: Connected) {
+        let welcome = connected.greeted.welcome.clone();
+        let (events, said) = mpsc::channel(1024);
+        let source = Arc::clone(&self.running.source);
+        let carrier = AgentCarrier::start(connected.greeted, source, events);
+        self.link = Link::Up { carrier, said, _remote: connected.remote };
+        self.up_since = Some(Instant::now());
+        self.asking = Unasked::default();
+        if self.connected_once {
+            self.count(Counter::Reconnects, 1);
+            self.notice(|mirror| Notice::Reconnected { mirror });
+        } else {
+            self.connected_once = true;
+            self.running.starts.tell(true);
+        }
+        self.handle(Event::Connected(Box::new(welcome)));
+    }
+
+    fn lost(&mut self, error: &Error) {
+        self.handle(Event::Lost);
+        self.down(error);
+    }
+
+    /// The link is not there: it is made again after a while.
+    fn down(&mut self, error: &Error) {
+        // A link that breaks as soon as it is there is no reason to knock faster.
+        if self.up_since.take().is_some_and(|since| since.elapsed() > STEADY) {
+            self.tries = 0;
+        }
+        let retry_in = back_off(self.tries);
+        self.tries += 1;
+        self.link = Link::Down(Instant::now() + retry_in);
+        let cause = error.to_string();
+        self.notice(|mirror| Notice::Lost { mirror, cause, retry_in });
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Event::Watched(events) = &event {
+            self.count(Counter::Events, events.len() as u64);
+        }
+        for effect in self.mirror.handle(event, Instant::now()) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let carrier = match &mut self.link {
+            Link::Up { carrier, .. } => Some(carrier),
+            _ => None,
+        };
+        // The looker ends only with this loop.
+        let ask = |ask: Ask| drop(self.looker.send(ask));
+        match effect {
+            Effect::Look(batch) => {
+                self.running.metrics.count(Counter::Looks, batch.paths.len() as u64);
+                ask(Ask::Look(batch));
+            }
+            Effect::LookMissing { asked, paths } => ask(Ask::Missing { asked, paths }),
+            Effect::CheckRoot { accept } => ask(Ask::Check { accept }),
+            Effect::AskNames(mut unasked) => {
+                unasked.users.retain(|id| !self.asking.users.contains(id));
+                unasked.groups.retain(|id| !self.asking.groups.contains(id));
+                if !unasked.users.is_empty() || !unasked.groups.is_empty() {
+                    self.asking.users.extend(&unasked.users);
+                    self.asking.groups.extend(&unasked.groups);
+                    ask(Ask::Names(unasked));
+                }
+            }
+            Effect::Walk { walk, starts } => self.start_walk(walk, starts),
+            Effect::StopWalk => self.walk = None,
+            Effect::List { request, dir, digest } => {
+                if let Some(carrier) = carrier {
+                    carrier.list(request, dir, digest);
+                }
+            }
+            Effect::Send(ops) => {
+                for (_, op) in &ops {
+                    self.running
+                        .metrics
+                        .notice(Notice::Step { mirror: Arc::clone(&self.name), step: step(op) });
+                }
+                self.running.metrics.count(Counter::Ops, ops.len() as u64);
+                if let Some(carrier) = carrier {
+                    carrier.send(ops);
+                }
+            }
+            Effect::Cancel(id) => {
+                if let Some(carrier) = carrier {
+                    carrier.cancel(id);
+                }
+            }
+            Effect::Commit { staged, id, path } => {
+                if let Some(carrier) = carrier {
+                    carrier.commit(staged, id, path);
+                }
+            }
+            Effect::Say(report) => self.say(report),
+            Effect::Finish(exit) => self.finish = Some(exit),
+        }
+    }
+
+    fn start_walk(&mut self, walk: u64, starts: Vec<RelPath>) {
+        let (deliver, found) = mpsc::channel(64);
+        let source = Arc::clone(&self.running.source);
+        tokio::task::spawn_blocking(move || {
+            source.walk(&starts, |found| match deliver.blocking_send(found) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            });
+        });
+        self.walk = Some((walk, found));
+        self.count(Counter::Walks, 1);
+    }
+
+    /// Names of the source's owners were looked up: the target is asked for its numbers. Those
+    /// without a name keep theirs.
+    fn names(&mut self, names: &OwnerNames) {
+        let nameless = |ids: &BTreeSet<u32>, named: &std::collections::BTreeMap<u32, String>| {
+            ids.iter().filter(|id| !named.contains_key(id)).map(|&id| (id, id)).collect()
+        };
+        let users: Vec<(u32, u32)> = nameless(&self.asking.users, &names.users);
+        let groups: Vec<(u32, u32)> = nameless(&self.asking.groups, &names.groups);
+        if !(names.users.is_empty() && names.groups.is_empty())
+            && let Link::Up { carrier, .. } = &mut self.link
+        {
+            carrier.ask_names(names);
+        }
+        for (id, _) in &users {
+            self.asking.users.remove(id);
+        }
+        for (id, _) in &groups {
+            self.asking.groups.remove(id);
+        }
+        self.handle(Event::NameIds { users, groups });
+    }
+
+    fn event(&mut self, carried: Carried) -> Event {
+        match carried {
+            Carried::Same { request } => {
+                self.count(Counter::ListsSame, 1);
+                Event::Same { request }
+            }
+            Carried::Entries { request, entries } => {
+                self.count(Counter::Lists, 1);
+                Event::Entries { request, entries }
+            }
+            Carried::NoList { request, why } => Event::NoList { request, why },
+            Carried::NameIds { mut users, mut groups } => {
+                // What the target does not know keeps its number; nothing is asked for ever.
+                let rest = |asked: &BTreeSet<u32>, told: &mut Vec<(u32, u32)>| {
+                    let known: BTreeSet<u32> = told.iter().map(|(id, _)| *id).collect();
+                    told.retain(|(id, _)| asked.contains(id));
+                    told.extend(asked.difference(&known).map(|&id| (id, id)));
+                };
+                rest(&self.asking.users, &mut users);
+                rest(&self.asking.groups, &mut groups);
+                self.asking = Unasked::default();
+                Event::NameIds { users, groups }
+            }
+            Carried::Acked { done, outcomes } => {
+                self.count(Counter::Acks, done.iter().map(|(_, count)| count).sum());
+                Event::Acked { done, outcomes }
+            }
+            Carried::NotBuilt { id, why } => Event::NotBuilt { id, why },
+            Carried::Unsettled { id } => Event::Unsettled { id },
+            Carried::Staged { id } => Event::Staged { id },
+            // Taken before.
+            Carried::Warning(_) | Carried::Lost(_) => Event::Tick,
+        }
+    }
+
+    fn say(&mut self, report: Report) {
+        match report {
+            Report::Problem(problem) => {
+                self.count(Counter::Problems, 1);
+                self.notice(|mirror| Notice::Problem { mirror, problem });
+            }
+            Report::Solved(path) => self.notice(|mirror| Notice::Solved { mirror, path }),
+            Report::Warning(text) => self.notice(|mirror| Notice::Warning { mirror, text }),
+            Report::Ready(totals) => {
+                let totals = self.totals(totals);
+                if !self.running.once && !self.running.dry_run {
+                    self.notice(|mirror| Notice::Ready { mirror, totals });
+                }
+            }
+            Report::Rescanned(totals) => {
+                tracing::debug!("{}: walked: {totals:?}", self.name);
+            }
+            Report::Halted { reason, hint } => {
+                let hint = Some(hint);
+                self.notice(|mirror| Notice::Halted { mirror, reason, hint });
+            }
+            Report::Waiting(trouble) => {
+                let path = self.running.source.path();
+                let shown = lsync_protocol::path::Escaped(path.as_os_str().as_encoded_bytes());
+                let reason = match trouble {
+                    RootTrouble::Gone => format!("the source {shown} is gone"),
+                    RootTrouble::Unmounted => {
+                        format!("the source {shown} is not on its file system any more")
+                    }
+                    RootTrouble::Replaced => {
+                        format!("the source {shown} is another directory now")
+                    }
+                };
+                let hint = (!self.running.once)
+                    .then(|| "nothing is deleted; it goes on by itself when it is back".to_owned());
+                self.notice(|mirror| Notice::Halted { mirror, reason, hint });
+            }
+            Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
+            Report::Op(op) => {
+                let step = step(&op);
+                self.notice(|mirror| Notice::Step { mirror, step });
+            }
+        }
+    }
+
+    fn totals(&mut self, totals: Totals) -> metrics::Totals {
+        self.measure();
+        metrics::Totals {
+            files: totals.files,
+            directories: totals.dirs,
+            bytes: totals.bytes,
+            ops: totals.ops,
+            deleted: totals.deleted,
+            problems: self.mirror.problems().count() as u64,
+            elapsed: self.began.elapsed(),
+        }
+    }
+
+    /// Counts what went over the link since it was last asked.
+    fn measure(&mut self) {
+        if let Link::Up { carrier, .. } = &self.link {
+            let (sent, received) = carrier.traffic();
+            let (sent_before, received_before) =
+                std::mem::replace(&mut self.traffic, (sent, received));
+            self.count(Counter::LinkOut, sent.saturating_sub(sent_before));
+            self.count(Counter::LinkIn, received.saturating_sub(received_before));
+        }
+    }
+
+    fn progress(&mut self) {
+        self.measure();
+        let counts = self.mirror.walked_so_far();
+        let progress = metrics::Progress {
+            directories: counts.dirs,
+            files: counts.files,
+            sent: self.traffic.0,
+            to_send: None,
+        };
+        self.notice(|mirror| Notice::Progress { mirror, progress });
+    }
+
+    /// Lets what is in flight finish, within a bound, and ends the agent.
+    async fn say_goodbye(&mut self) {
+        self.walk = None;
+        if let Link::Up { carrier, said, .. } = &mut self.link {
+            carrier.finish();
+            let ended = async {
+                while let Some(carried) = said.recv().await {
+                    if matches!(carried, Carried::Lost(_)) {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(LAST_ORDERS, ended).await;
+        }
+        if let Link::Connecting(task) = &self.link {
+            task.abort();
+        }
+    }
+}
+
+/// What an operation does, as people are told.
+fn step(op: &Planned) -> Step {
+    match op {
+        Planned::MakeDir { path, .. } => Step::Create { path: path.clone(), dir: true },
+        Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
+            Step::Update { path: path.clone() }
+        }
+        Planned::Meta { path, .. } | Planned::Dir { path, .. } => {
+            Step::Attributes { path: path.clone() }
+        }
+        Planned::Rename { from, to, .. } => Step::Rename { from: from.clone(), to: to.clone() },
+        Planned::Remove { path, kind } => {
+            Step::Delete { path: path.clone(), dir: *kind == lsync_protocol::entry::Kind::Dir }
+        }
+        Planned::Replace { new, .. } => Step::Update { path: new.path().clone() },
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone has told its last.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn recv<T>(queue: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
+    match queue {
+        Some(queue) => queue.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn events(events: &mut Option<Events>) -> Option<Arc<Vec<crate::watch::WatchEvent>>> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next thing the walk found.
+async fn found(walk: &mut Option<(u64, mpsc::Receiver<Found>)>) -> Option<Event> {
+    let Some((walk, queue)) = walk else { return std::future::pending().await };
+    let walk = *walk;
+    Some(match queue.recv().await {
+        Some(Found::Dir(seen)) => Event::Walked { walk, seen },
+        Some(Found::Failed(dir, why)) => Event::WalkFailed { walk, dir, why },
+        Some(Found::End(root)) => Event::WalkEnded { walk, root },
+        None => std::future::pending().await,
+    })
+}
+
+async fn joined<T>(task: Option<&mut JoinHandle<Result<T>>>) -> Result<T> {
+    match task {
+        Some(task) => match task.await {
+            Ok(result) => result,
+            Err(error) => Err(Error::failed("the connection's task ended").because(error)),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs mirrors until all have ended; the highest exit code, and the errors of those that could
+/// not start.
+pub async fn all(mirrors: Vec<Running>) -> (Exit, Vec<Error>) {
+    let mut running = JoinSet::new();
+    for mirror in mirrors {
+        running.spawn(run(mirror));
+    }
+    let (mut exit, mut errors) = (Exit::Done, Vec::new());
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(Ok(code)) => exit = exit.max(code),
+            Ok(Err(error)) => {
+                exit = exit.max(error.exit());
+                errors.push(error);
+            }
+            Err(error) => {
+                exit = exit.max(Exit::Failed);
+                errors.push(Error::failed("a mirror ended unexpectedly").because(error));
+            }
+        }
+    }
+    (exit, errors)
+}

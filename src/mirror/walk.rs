@@ -83,6 +83,11 @@ impl Walk {
         self.whole
     }
 
+    /// What it has counted so far.
+    pub(super) fn counts(&self) -> Totals {
+        self.counts
+    }
+
     /// How many directories wait for an answer.
     pub(super) fn waiting(&self) -> usize {
         self.pending.len()

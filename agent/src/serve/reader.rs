@@ -18,7 +18,6 @@ use super::{BULK_CREDIT, Event, SMALL_CREDIT, ServeError};
 use crate::listing::Ask;
 use crate::order::{Fuse, Orders, Work};
 use crate::outbox::Outbox;
-use crate::small_cost;
 use crate::stage::Stage;
 
 /// When something last came.
@@ -287,7 +286,7 @@ impl Reader<'_> {
             return broken(format!("operation {first} comes again"));
         }
         self.next = first + ops.len() as u64;
-        self.small += ops.iter().map(|op| u64::from(small_cost(op))).sum::<u64>();
+        self.small += ops.iter().map(|op| u64::from(op.cost())).sum::<u64>();
         if self.small > self.doors.outbox.small_given() + u64::from(SMALL_CREDIT) {
             return broken("more operations than the credit allows");
         }

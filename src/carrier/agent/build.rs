@@ -136,7 +136,7 @@ fn weight(order: &Order) -> u64 {
             };
             64 + op.path().as_bytes().len() as u64 + content
         }
-        Order::Commit(_, path) => 128 + path.as_bytes().len() as u64,
+        Order::Commit { path, .. } => 128 + path.as_bytes().len() as u64,
         Order::Finish => 0,
     }
 }
@@ -149,7 +149,7 @@ fn slice_of(shared: &Shared, slice: Vec<Order>) -> Built {
     for order in slice {
         match order {
             Order::Finish => built.end = true,
-            Order::Commit(id, path) => match locked(&shared.staged).remove(&id) {
+            Order::Commit { staged, id, path } => match locked(&shared.staged).remove(&staged) {
                 Some(staged) => run.push(id, staged.op(path), &[], &mut built),
                 None => built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished }),
             },
