@@ -21,7 +21,8 @@ fn main() -> ExitCode {
     match run(&screen) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
-            view::show_error(&screen, &error);
+            // The last words are an answer to whoever called, not an event in a log.
+            view::show_error(&Screen::new(false), &error);
             ExitCode::from(error.exit() as u8)
         }
     }

@@ -11,13 +11,13 @@ mod incoming;
 mod outgoing;
 mod transfer;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Digest;
 use lsync_protocol::frame::PIECE;
-use lsync_protocol::message::{Message, OpId};
+use lsync_protocol::message::{MAX_STAGES, Message, OpId};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -44,6 +44,10 @@ struct Shared {
     cancelled: Mutex<HashSet<OpId>>,
     /// Stages the agent cannot take, and why.
     broken: Mutex<BTreeMap<u32, String>>,
+    /// Stages that may be open on the agent.
+    stages: Semaphore,
+    /// Operations that name a stage and are not acked: each ack closes one.
+    naming: Mutex<BTreeSet<OpId>>,
     /// Contents that wait for their names.
     staged: Mutex<BTreeMap<OpId, transfer::Staged>>,
     sent: AtomicU64,
@@ -88,6 +92,8 @@ impl AgentCarrier {
             asked: Mutex::default(),
             cancelled: Mutex::default(),
             broken: Mutex::default(),
+            stages: Semaphore::new(MAX_STAGES / 2),
+            naming: Mutex::default(),
             staged: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -133,12 +139,14 @@ impl Carrier for AgentCarrier {
     }
 
     fn commit(&mut self, staged: OpId, id: OpId, path: RelPath) {
+        locked(&self.shared.naming).insert(id);
         let _ = self.orders.send(Order::Commit { staged, id, path });
     }
 
     fn cancel(&mut self, id: OpId) {
         if let Some(staged) = locked(&self.shared.staged).remove(&id) {
             self.say(&Message::Abort { stage: staged.stage });
+            self.shared.stages.add_permits(1);
         } else {
             locked(&self.shared.cancelled).insert(id);
         }

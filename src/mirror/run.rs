@@ -154,7 +154,7 @@ pub async fn run(running: Running) -> Result<Exit> {
         wanted: super::wanted(config.attributes),
         numeric_ids: config.attributes.numeric_ids,
         quick: if config.size_only { Quick::Size } else { Quick::SizeAndTime },
-        rescan: config.rescan,
+        rescan: config.rescan.map(jittered),
         once: running.once || running.dry_run,
         dry_run: running.dry_run,
         key: running.key,
@@ -184,6 +184,12 @@ pub async fn run(running: Running) -> Result<Exit> {
         running,
     };
     this.run().await
+}
+
+/// Not all mirrors of a host walk at the same moment: up to a tenth more or less.
+fn jittered(every: Duration) -> Duration {
+    let [byte] = super::connect::random::<1>().unwrap_or([128]);
+    every.mul_f32(0.9 + f32::from(byte) / 1280.0)
 }
 
 /// Answers what is asked, one after the other, so that batches stay in order.

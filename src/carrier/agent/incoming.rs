@@ -186,6 +186,15 @@ fn take(
         Message::NameIds { users, groups } => Some(Carried::NameIds { users, groups }),
         Message::Acks { done, outcomes, small } => {
             give(&shared.small, small, shared.small_all as usize);
+            let mut naming = locked(&shared.naming);
+            for &(first, count) in &done {
+                let range = first..first.saturating_add(count);
+                while let Some(&id) = naming.range(range.clone()).next() {
+                    naming.remove(&id);
+                    shared.stages.add_permits(1);
+                }
+            }
+            drop(naming);
             Some(Carried::Acked { done, outcomes })
         }
         Message::Credit { bulk } => {

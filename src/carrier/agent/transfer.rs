@@ -128,6 +128,8 @@ async fn one(
         FileReader::open(&root, &path).map_err(Stopped::from)
     });
     let mut reader = opened.await?;
+    // Given back when the operation that names it is acked, or when it is aborted.
+    let Ok(open) = shared.stages.acquire().await else { return Err(Stopped::Link) };
     let hint = file.path.parent().unwrap_or_default();
     put(bulk, &Message::Open { stage, hint, size: reader.entry().size }).await?;
     let result = loop {
@@ -173,6 +175,7 @@ async fn one(
         replaces: file.replaces,
     };
     locked(&shared.staged).insert(file.id, staged);
+    open.forget();
     Ok(settled)
 }
 
