@@ -93,8 +93,11 @@ pub trait Carrier: Send {
     /// The content of this operation is not wanted any more.
     fn cancel(&mut self, id: OpId);
 
-    /// Compares a directory; `digest: None` asks for the entries.
+    /// Compares a directory; `digest: None` asks for the entries. Leaves with [`Carrier::flush`].
     fn list(&mut self, request: u32, dir: RelPath, digest: Option<Digest>);
+
+    /// What was only gathered so far leaves: nothing more comes for the moment.
+    fn flush(&mut self);
 
     /// Asks for the target's numbers of owners.
     fn ask_names(&mut self, names: &OwnerNames);

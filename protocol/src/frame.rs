@@ -124,7 +124,7 @@ pub fn encode(message: &Message, raw: usize, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::entry::{Kind, Meta, Time};
-    use crate::message::Op;
+    use crate::message::{Asked, Op};
     use crate::path::RelPath;
 
     fn hex(bytes: &[u8]) -> String {
@@ -145,10 +145,17 @@ mod tests {
             (Message::Ping(5), b"", "0100000007000000000005"),
             (Message::Bye, b"", "00000000090000000000"),
             (
-                Message::List { request: 3, dir: path("a/b"), digest: Some([9; 16]) },
+                Message::List {
+                    first: 3,
+                    dirs: vec![
+                        Asked { dir: path("a/b"), digest: Some([9; 16]) },
+                        Asked { dir: path("a/c"), digest: None },
+                    ],
+                },
                 b"",
-                "16000000010000000000\
-                 0303612f620109090909090909090909090909090909",
+                "1c000000010000000000\
+                 03020003612f620109090909090909090909090909090909\
+                 02016300",
             ),
             (
                 Message::Ops {

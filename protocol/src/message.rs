@@ -28,6 +28,8 @@ pub const NEWEST: u16 = Version::V1 as u16;
 pub const MAX_OPS: usize = 4096;
 /// The most entries in one message.
 pub const MAX_ENTRIES: usize = 8192;
+/// The most directories in one message.
+pub const MAX_LISTS: usize = 256;
 /// Content up to this size travels in the message of its operation.
 pub const INLINE_MAX: u64 = 64 * 1024;
 /// Stages open at a time, at most.
@@ -227,17 +229,24 @@ pub enum NoList {
     Trouble(Trouble),
 }
 
+/// A directory to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Which directory.
+    pub dir: RelPath,
+    /// The source's digest of it; `None` asks for the entries in any case.
+    pub digest: Option<Digest>,
+}
+
 /// One message. See the module for how it is encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Source: compare this directory. The answer is `Same`, `Entries` or `NoList`.
+    /// Source: compare these directories. The answer to each is `Same`, `Entries` or `NoList`.
     List {
-        /// The number the answer carries.
-        request: u32,
-        /// Which directory.
-        dir: RelPath,
-        /// The source's digest of it; `None` asks for the entries in any case.
-        digest: Option<Digest>,
+        /// The number that the answer to the first carries; the others follow.
+        first: u32,
+        /// Which directories. On the wire a path is what it does not share with the one before.
+        dirs: Vec<Asked>,
     },
     /// Source: what are these users and groups called on your side?
     Names {
@@ -424,6 +433,26 @@ impl<'a> Take<'a> {
     }
 }
 
+impl Take<'_> {
+    /// The directories of a `List`, each path put together with the one before.
+    fn asked(&mut self) -> Result<Message, BadMessage> {
+        let (first, count): (u32, u32) = self.get()?;
+        if count as usize > MAX_LISTS || first.checked_add(count).is_none() {
+            return Err(BadMessage::Bounds(self.kind));
+        }
+        let mut dirs: Vec<Asked> = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let (shared, rest, digest): (u32, Vec<u8>, Option<Digest>) = self.get()?;
+            let before = dirs.last().map_or(&[][..], |asked| asked.dir.as_bytes());
+            let start = before.get(..shared as usize).ok_or(BadMessage::Bounds(self.kind))?;
+            let dir = RelPath::new([start, &rest].concat())
+                .map_err(|_| BadMessage::Control(self.kind))?;
+            dirs.push(Asked { dir, digest });
+        }
+        Ok(Message::List { first, dirs })
+    }
+}
+
 fn put_list<T: Serialize>(list: &[T], out: &mut Vec<u8>) {
     put(&(list.len() as u32), out);
     for value in list {
@@ -462,7 +491,16 @@ impl Message {
     /// Appends the control part. Raw bytes follow it in the frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Message::List { request, dir, digest } => put(&(request, dir, digest), out),
+            Message::List { first, dirs } => {
+                put(&(first, dirs.len() as u32), out);
+                let mut before: &[u8] = &[];
+                for Asked { dir, digest } in dirs {
+                    let path = dir.as_bytes();
+                    let shared = before.iter().zip(path).take_while(|(a, b)| a == b).count();
+                    put(&(shared as u32, &path[shared..], digest), out);
+                    before = path;
+                }
+            }
             Message::Names { users, groups } => {
                 put_list(users, out);
                 put_list(groups, out);
@@ -504,10 +542,7 @@ impl Message {
     pub fn decode(kind: u8, body: &[u8]) -> Result<(Message, usize), BadMessage> {
         let mut take = Take { kind, rest: body };
         let message = match kind {
-            kind::LIST => {
-                let (request, dir, digest) = take.get()?;
-                Message::List { request, dir, digest }
-            }
+            kind::LIST => take.asked()?,
             kind::NAMES => {
                 Message::Names { users: take.list(MAX_NAMES)?, groups: take.list(MAX_NAMES)? }
             }
@@ -630,7 +665,14 @@ mod tests {
         ];
         let trouble = Trouble { errno: 28, text: "no space left on device".into() };
         round_trip(&Message::Ops { first: 9, hash: Some([1; 32]), ops }, b"abcde");
-        round_trip(&Message::List { request: 1, dir: path("x"), digest: Some([3; 16]) }, b"");
+        let asked = |dir: &str, digest| Asked { dir: path(dir), digest };
+        let dirs = vec![
+            asked("", None),
+            asked("a/bc", Some([3; 16])),
+            asked("a/bd", Some([4; 16])),
+            asked("a", None),
+        ];
+        round_trip(&Message::List { first: 7, dirs }, b"");
         round_trip(
             &Message::Names { users: vec![(0, "root".into())], groups: vec![(5, "é".into())] },
             b"",
@@ -702,6 +744,18 @@ mod tests {
         refuse(&Message::Data { stage: 1, offset: 0 }, b"");
         refuse(&Message::Data { stage: 1, offset: u64::MAX }, b"ab");
         refuse(&Message::Bye, b"x");
+        let dirs = vec![Asked { dir: path("a"), digest: None }; 2];
+        refuse(&Message::List { first: u32::MAX, dirs }, b"");
+        let shares_more_than_there_is: &[u8] = &[0, 1, 5, 1, b'a', 0];
+        assert_eq!(
+            Message::decode(kind::LIST, shares_more_than_there_is),
+            Err(BadMessage::Bounds(kind::LIST))
+        );
+        let joins_to_dots: &[u8] = &[0, 2, 0, 1, b'.', 0, 1, 1, b'.', 0];
+        assert_eq!(
+            Message::decode(kind::LIST, joins_to_dots),
+            Err(BadMessage::Control(kind::LIST))
+        );
         let many = vec![(1, 1); MAX_ACKS + 1];
         refuse(&Message::Acks { done: many, outcomes: vec![], small: 0 }, b"");
         assert_eq!(Message::decode(200, b""), Err(BadMessage::Type(200)));

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Digest;
 use lsync_protocol::frame::PIECE;
-use lsync_protocol::message::{MAX_STAGES, Message, OpId};
+use lsync_protocol::message::{Asked, MAX_LISTS, MAX_STAGES, Message, OpId};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -54,6 +54,9 @@ struct Shared {
     received: AtomicU64,
 }
 
+/// The most bytes of paths in one message of directories to be compared.
+const LISTS_BYTES: usize = 256 * 1024;
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -73,6 +76,10 @@ pub struct AgentCarrier {
     shared: Arc<Shared>,
     orders: mpsc::UnboundedSender<Order>,
     urgent: mpsc::UnboundedSender<Vec<u8>>,
+    /// Directories to be compared that have not been sent yet, and the number of the first.
+    lists: Vec<Asked>,
+    lists_first: u32,
+    lists_bytes: usize,
     /// Aborted when this is dropped.
     _tasks: JoinSet<()>,
 }
@@ -120,7 +127,15 @@ impl AgentCarrier {
             Arc::clone(&shared),
         ));
         tasks.spawn(transfer::bring(large_in, bulk, events, Arc::clone(&shared)));
-        AgentCarrier { shared, orders, urgent, _tasks: tasks }
+        AgentCarrier {
+            shared,
+            orders,
+            urgent,
+            lists: Vec::new(),
+            lists_first: 0,
+            lists_bytes: 0,
+            _tasks: tasks,
+        }
     }
 
     /// Sends a message that needs no credit. A link that is lost tells so by itself.
@@ -154,7 +169,23 @@ impl Carrier for AgentCarrier {
 
     fn list(&mut self, request: u32, dir: RelPath, digest: Option<Digest>) {
         locked(&self.shared.asked).insert(request);
-        self.say(&Message::List { request, dir, digest });
+        let next = self.lists_first.wrapping_add(self.lists.len() as u32);
+        if request != next || self.lists.len() == MAX_LISTS || self.lists_bytes > LISTS_BYTES {
+            self.flush();
+        }
+        if self.lists.is_empty() {
+            self.lists_first = request;
+        }
+        self.lists_bytes += dir.as_bytes().len();
+        self.lists.push(Asked { dir, digest });
+    }
+
+    fn flush(&mut self) {
+        self.lists_bytes = 0;
+        if !self.lists.is_empty() {
+            let dirs = std::mem::take(&mut self.lists);
+            self.say(&Message::List { first: self.lists_first, dirs });
+        }
     }
 
     fn ask_names(&mut self, names: &OwnerNames) {

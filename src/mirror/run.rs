@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::Quick;
+use lsync_protocol::message::MAX_LISTS;
 use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -219,6 +220,9 @@ impl Loop {
             if let Some(ended) = self.take(came).await? {
                 return Ok(ended);
             }
+            if let Link::Up { carrier, .. } = &mut self.link {
+                carrier.flush();
+            }
             if let Some(exit) = self.finish {
                 self.say_goodbye().await;
                 if self.running.once && exit != Exit::Stopped {
@@ -260,7 +264,10 @@ impl Loop {
     /// Acts on what came. `Some`: the mirror has ended.
     async fn take(&mut self, came: Came) -> Result<Option<Exit>> {
         match came {
-            Came::Event(event) => self.handle(event),
+            Came::Event(event) => {
+                self.handle(event);
+                self.more_of_the_walk();
+            }
             Came::Carried(Carried::Lost(error)) => self.lost(&error),
             Came::Carried(Carried::Warning(text)) => {
                 self.notice(|mirror| Notice::Warning { mirror, text });
@@ -352,6 +359,19 @@ impl Loop {
         }
         for effect in self.mirror.handle(event, Instant::now()) {
             self.perform(effect);
+        }
+    }
+
+    /// What the walk has found meanwhile is taken along: many directories make one message.
+    fn more_of_the_walk(&mut self) {
+        for _ in 0..MAX_LISTS {
+            if !self.mirror.wants_walk() {
+                return;
+            }
+            let Some((walk, queue)) = &mut self.walk else { return };
+            let Ok(found) = queue.try_recv() else { return };
+            let event = found_event(*walk, found);
+            self.handle(event);
         }
     }
 
@@ -630,12 +650,18 @@ async fn events(events: &mut Option<Events>) -> Option<Arc<Vec<crate::watch::Wat
 async fn found(walk: &mut Option<(u64, mpsc::Receiver<Found>)>) -> Option<Event> {
     let Some((walk, queue)) = walk else { return std::future::pending().await };
     let walk = *walk;
-    Some(match queue.recv().await {
-        Some(Found::Dir(seen)) => Event::Walked { walk, seen },
-        Some(Found::Failed(dir, why)) => Event::WalkFailed { walk, dir, why },
-        Some(Found::End(root)) => Event::WalkEnded { walk, root },
+    match queue.recv().await {
+        Some(found) => Some(found_event(walk, found)),
         None => std::future::pending().await,
-    })
+    }
+}
+
+fn found_event(walk: u64, found: Found) -> Event {
+    match found {
+        Found::Dir(seen) => Event::Walked { walk, seen },
+        Found::Failed(dir, why) => Event::WalkFailed { walk, dir, why },
+        Found::End(root) => Event::WalkEnded { walk, root },
+    }
 }
 
 async fn joined<T>(task: Option<&mut JoinHandle<Result<T>>>) -> Result<T> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use lsync_protocol::frame::{Frame, HEADER, Header};
 use lsync_protocol::handshake::{BadGreeting, GREETING, Greeting, MAGIC, Refusal};
-use lsync_protocol::message::{MAX_STAGES, Message, Op, OpId};
+use lsync_protocol::message::{Asked, MAX_STAGES, Message, Op, OpId};
 
 use super::gauge::{Gauge, Held};
 use super::stages::Piece;
@@ -198,8 +198,11 @@ impl Reader<'_> {
         match message {
             Message::Ping(number) => self.doors.outbox.urgent(Message::Pong(number)),
             Message::Pong(_) => {}
-            Message::List { request, dir, digest } => {
-                self.ask(Ask::List { request, dir, digest });
+            Message::List { first, dirs } => {
+                for (request, asked) in (first..).zip(dirs) {
+                    let Asked { dir, digest } = asked;
+                    self.ask(Ask::List { request, dir, digest });
+                }
             }
             Message::Names { users, groups } => self.ask(Ask::Names { users, groups }),
             Message::Ops { first, hash, ops } => {
