@@ -66,23 +66,17 @@ pub async fn push(
             starts: Arc::clone(&starts),
         });
     }
-    let names: Vec<Arc<str>> = running.iter().map(|r| r.config.name.as_str().into()).collect();
+    let several = running.len() > 1;
     let mut mirrors = std::pin::pin!(all(running));
     let mut told: Option<u8> = None;
     loop {
         let signal = tokio::select! {
             (exit, errors) = &mut mirrors => {
-                // A single error is the program's own; of several each is told.
-                if let ([_], [name]) = (errors.as_slice(), names.as_slice()) {
-                    let _ = name;
-                    if let Some(error) = errors.into_iter().next() {
+                for (mirror, error) in errors {
+                    if !several {
                         return Err(error);
                     }
-                    return Ok(exit);
-                }
-                for error in errors {
                     let (what, hint) = (error.to_string(), error.hint_text().map(Into::into));
-                    let mirror = names.first().cloned().unwrap_or_else(|| "".into());
                     metrics.notice(Notice::Failed { mirror, what, hint });
                 }
                 return Ok(match (told, live) {

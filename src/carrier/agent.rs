@@ -12,7 +12,7 @@ mod outgoing;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Digest;
@@ -44,6 +44,8 @@ struct Shared {
     cancelled: Mutex<HashSet<OpId>>,
     /// Stages the agent cannot take, and why.
     broken: Mutex<BTreeMap<u32, String>>,
+    /// Nothing more is begun: large content stops where it is.
+    finishing: AtomicBool,
     /// Stages that may be open on the agent.
     stages: Semaphore,
     /// Operations that name a stage and are not acked: each ack closes one.
@@ -99,6 +101,7 @@ impl AgentCarrier {
             asked: Mutex::default(),
             cancelled: Mutex::default(),
             broken: Mutex::default(),
+            finishing: AtomicBool::new(false),
             stages: Semaphore::new(MAX_STAGES / 2),
             naming: Mutex::default(),
             staged: Mutex::default(),
@@ -196,6 +199,8 @@ impl Carrier for AgentCarrier {
     }
 
     fn finish(&mut self) {
+        self.flush();
+        self.shared.finishing.store(true, Ordering::Relaxed);
         let _ = self.orders.send(Order::Finish);
     }
 

@@ -292,8 +292,15 @@ impl Loop {
                 if !self.connected_once && self.tries == 0 {
                     self.running.starts.tell(false);
                     let once = self.running.once || self.running.dry_run;
-                    if once || !self.running.starts.any().await {
+                    if once {
                         return Err(error);
+                    }
+                    let starts = Arc::clone(&self.running.starts);
+                    tokio::select! {
+                        any = starts.any() => if !any {
+                            return Err(error);
+                        },
+                        () = stopped(&mut self.running.stop) => return Err(error),
                     }
                     let (what, hint) = (error.to_string(), error.hint_text().map(Into::into));
                     self.notice(|mirror| Notice::Failed { mirror, what, hint });
@@ -674,24 +681,26 @@ async fn joined<T>(task: Option<&mut JoinHandle<Result<T>>>) -> Result<T> {
     }
 }
 
-/// Runs mirrors until all have ended; the highest exit code, and the errors of those that could
-/// not start.
-pub async fn all(mirrors: Vec<Running>) -> (Exit, Vec<Error>) {
+/// Runs mirrors until all have ended; the highest exit code, and the names and errors of those
+/// that could not start.
+pub async fn all(mirrors: Vec<Running>) -> (Exit, Vec<(Arc<str>, Error)>) {
     let mut running = JoinSet::new();
     for mirror in mirrors {
-        running.spawn(run(mirror));
+        let name: Arc<str> = mirror.config.name.as_str().into();
+        running.spawn(async move { run(mirror).await.map_err(|error| (name, error)) });
     }
     let (mut exit, mut errors) = (Exit::Done, Vec::new());
     while let Some(ended) = running.join_next().await {
         match ended {
             Ok(Ok(code)) => exit = exit.max(code),
-            Ok(Err(error)) => {
+            Ok(Err((name, error))) => {
                 exit = exit.max(error.exit());
-                errors.push(error);
+                errors.push((name, error));
             }
             Err(error) => {
                 exit = exit.max(Exit::Failed);
-                errors.push(Error::failed("a mirror ended unexpectedly").because(error));
+                let error = Error::failed("a mirror ended unexpectedly").because(error);
+                errors.push(("lsyncd".into(), error));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! mirror say what it is called by then. So a rename above a file in flight waits for nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use lsync_agent::read::{FileReader, Finish, ReadError};
 use lsync_protocol::entry::{Kind, Meta};
@@ -133,6 +134,9 @@ async fn one(
     let hint = file.path.parent().unwrap_or_default();
     put(bulk, &Message::Open { stage, hint, size: reader.entry().size }).await?;
     let result = loop {
+        if shared.finishing.load(Ordering::Relaxed) {
+            return Err(Stopped::Link);
+        }
         if locked(&shared.cancelled).remove(&file.id) {
             break Err(Stopped::Here(NotBuilt::Vanished));
         }
