@@ -262,14 +262,21 @@ impl Hand {
             }
             Err(Stop::Errno(Errno::ACCESS))
                 if self.ground.opened.open_up(&self.ground.root, dir) => {}
-            // The directory itself was removed since it was opened.
-            Err(Stop::Errno(Errno::NOENT)) => return Err(Outcome::NoParent.into()),
+            Err(Stop::Errno(Errno::NOENT)) => return Err(self.gone(dir)),
             done => return done,
         }
         let at = self.parent(dir)?;
         match act(self, at) {
-            Err(Stop::Errno(Errno::NOENT)) => Err(Outcome::NoParent.into()),
+            Err(Stop::Errno(Errno::NOENT)) => Err(self.gone(dir)),
             done => done,
+        }
+    }
+
+    /// Something is not there any more: the directory, or somebody else removed what we staged.
+    fn gone(&self, dir: &[u8]) -> Stop {
+        match self.ground.root.open_parent(dir) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Outcome::NoParent.into(),
+            _ => Stop::Errno(Errno::NOENT),
         }
     }
 

@@ -217,6 +217,10 @@ impl Hand {
         meta: &Meta,
     ) -> Result<Fresh, Stop> {
         self.ground.fault(Call::Symlink, path)?;
+        // The kernel's answer to an empty one would read as a missing directory.
+        if link.is_empty() {
+            return Err(Errno::INVAL.into());
+        }
         let dir = &self.parents[at].fd;
         let (fresh, ()) = Fresh::make(&self.ground.names, dir, false, |dir, name| {
             rustix::fs::symlinkat(link, dir, name)

@@ -186,6 +186,12 @@ impl Reader<'_> {
                 Ok(0) => return broken("the link ended within a message"),
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Closed before it read everything we said: also an end.
+                Err(error)
+                    if filled == 0 && may_end && error.kind() == io::ErrorKind::ConnectionReset =>
+                {
+                    return Ok(false);
+                }
                 Err(error) => return Err(ServeError::Read(error)),
             }
             self.heard.now();

@@ -1,0 +1,15 @@
+//! The agent, played by hand: a peer on the other end of a socket says what a source would say,
+//! and what it must not say.
+#![allow(clippy::unwrap_used)]
+
+mod suite {
+    mod hostile;
+    mod link;
+    mod list;
+    mod ops;
+    mod order;
+    mod peer;
+    mod process;
+    mod stages;
+    mod unprivileged;
+}
