@@ -86,7 +86,8 @@ pub type Ended = Pin<Box<dyn Future<Output = LinkEnd> + Send>>;
 
 /// A byte stream to a command (an agent, a shell) on the target's host.
 pub struct Link {
-    /// What the far end writes to its standard output.
+    /// What the far end writes to its standard output. Dropping it before its end closes the
+    /// link: how the far end ended is then not known.
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
     /// The far end's standard input. Shutting it down sends end of file.
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,

@@ -1,6 +1,5 @@
 //! The one line that a host's script answers with, found behind whatever its login shell says.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -197,11 +196,6 @@ impl<R: AsyncRead + Unpin> AsyncRead for Resumed<R> {
         }
         Pin::new(&mut this.inner).poll_read(cx, buf)
     }
-}
-
-/// Keeps the compiler honest about what crosses threads.
-fn _is_send(link: Link) -> impl Future<Output = Error> + Send {
-    async move { Silence { noise: vec![], why: Why::Ended }.explain("", link.ended).await }
 }
 
 #[cfg(test)]

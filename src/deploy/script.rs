@@ -40,7 +40,9 @@ pub const START: &str = script!(
 pub const RUN_PATH: &str = script!(
     r#"read -r k; read -r p; "#,
     home!(),
-    r#"if command -v "$p" >/dev/null 2>&1; then echo "$k run"; exec "$p"; fi; "#,
+    // Not all shells look whether what `command -v` is given as a path can be executed.
+    r#"case "$p" in */*) ;; *) p=$(command -v "$p" 2>/dev/null);; esac; "#,
+    r#"if [ -f "$p" ] && [ -x "$p" ]; then echo "$k run"; exec "$p"; fi; "#,
     r#"if [ -e "$p" ]; then echo "$k noexec"; else echo "$k missing"; fi"#,
 );
 

@@ -3,11 +3,13 @@
 
 use std::ffi::OsStr;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
+use std::task::{Context, Poll};
 
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::process::{ChildStdin, Command};
 
 use crate::config::{SshOptions, SshTarget};
 use crate::error::{Error, Result};
@@ -110,10 +112,38 @@ pub fn spawn(
     };
     Ok(Link {
         reader: Box::new(reader),
-        writer: Box::new(writer),
+        writer: Box::new(Input(Some(writer))),
         ended: Box::pin(ended),
         peer: peer.to_owned(),
     })
+}
+
+/// A program's standard input. Shutting it down closes it, which alone is end of file on a pipe.
+struct Input(Option<ChildStdin>);
+
+impl AsyncWrite for Input {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Some(pipe) => Pin::new(pipe).poll_write(cx, buf),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Some(pipe) => Pin::new(pipe).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0 = None;
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn told(status: ExitStatus) -> (Option<i32>, Option<String>) {
@@ -133,7 +163,6 @@ mod tests {
         let mut link = shell.exec("cat; echo last words >&2; exit 3").await.unwrap();
         link.writer.write_all(b"bytes").await.unwrap();
         link.writer.shutdown().await.unwrap();
-        drop(link.writer);
         let mut got = String::new();
         link.reader.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "bytes");

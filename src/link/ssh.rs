@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 
 use crate::config::{SshOptions, SshTarget};
 use crate::error::{Error, Result, plain};
-use crate::link::{Link, Remote, Tail};
+use crate::link::{Link, LinkEnd, Remote, Tail};
 
 pub mod auth;
 pub mod channel;
@@ -44,6 +44,9 @@ const MAX_HOPS: usize = 8;
 /// What the server may send on a channel before we answer: on long links it is what limits a
 /// transfer towards us.
 const WINDOW: u32 = 16 << 20;
+
+/// How long a failed ProxyCommand's standard error is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// An ssh connection to a host, on which commands are run. It ends when it and all of its links
 /// are dropped.
@@ -162,18 +165,21 @@ fn reach(
                 let (Some(reader), Some(writer)) = (child.stdout.take(), child.stdin.take()) else {
                     return Err(Error::failed("cannot run ProxyCommand: no pipes"));
                 };
-                let said = listen(child.stderr.take());
+                let listening = listen(child.stderr.take());
                 let name = host.name.clone();
                 let joined = stream::Joined { reader, writer };
-                handshake(host, joined, Some(child), who, deadline).await.map_err(|e| {
-                    match said.lock().unwrap_or_else(PoisonError::into_inner).last_line() {
-                        Some(line) => {
-                            let what = format!("cannot reach {name} through its ProxyCommand");
-                            Error::failed(format!("{what} '{command}': {line}")).because(e)
-                        }
-                        None => e,
+                match handshake(host, joined, Some(child), who, deadline).await {
+                    Ok(session) => Ok(session),
+                    Err(e) => {
+                        // It is killed by now, but a child of its own may live on.
+                        let said = tokio::time::timeout(LAST_WORDS, listening).await;
+                        let stderr = said.ok().and_then(Result::ok).unwrap_or_default();
+                        let said = LinkEnd { stderr, ..LinkEnd::default() };
+                        let Some(line) = said.last_words() else { return Err(e) };
+                        let what = format!("cannot reach {name} through its ProxyCommand");
+                        Err(Error::failed(format!("{what} '{command}': {line}")).because(e))
                     }
-                })
+                }
             }
             Proxy::Jump(mut hops) => {
                 let Some(last) = hops.pop() else {
@@ -378,28 +384,18 @@ fn key_order(known: &KnownHosts) -> Vec<Algorithm> {
     order
 }
 
-/// What a command said last on standard error.
-#[derive(Default)]
-struct Said(Tail);
-
-impl Said {
-    fn last_line(&mut self) -> Option<String> {
-        let stderr = std::mem::take(&mut self.0).take();
-        crate::link::LinkEnd { stderr, ..Default::default() }.last_words()
-    }
-}
-
-fn listen(stderr: Option<tokio::process::ChildStderr>) -> Arc<Mutex<Said>> {
-    let said = Arc::new(Mutex::new(Said::default()));
-    let into = Arc::clone(&said);
+/// Reads what a command says on standard error, to its end.
+fn listen(stderr: Option<tokio::process::ChildStderr>) -> tokio::task::JoinHandle<Vec<u8>> {
     tokio::spawn(async move {
-        let Some(mut stderr) = stderr else { return };
+        let mut tail = Tail::default();
         let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
-            into.lock().unwrap_or_else(PoisonError::into_inner).0.push(&buffer[..n]);
+        if let Some(mut stderr) = stderr {
+            while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
+                tail.push(&buffer[..n]);
+            }
         }
-    });
-    said
+        tail.take()
+    })
 }
 
 #[cfg(test)]

@@ -204,10 +204,6 @@ async fn a_refused_login_lists_what_was_tried() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_keys_end_calmly() {
     let world = World::with("MaxAuthTries 2");
-    // The world's own value comes first in sshd's configuration, so cut it out.
-    let config = world.path("etc/sshd_config");
-    let text = std::fs::read_to_string(&config).unwrap();
-    assert!(text.contains("MaxAuthTries 20"));
     let mut names = String::new();
     for i in 0..25 {
         let name = format!("id_x{i}");
@@ -222,9 +218,7 @@ async fn too_many_keys_end_calmly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_ends_calmly() {
-    // The first value wins in sshd's configuration too: only a Match block overrides.
-    let world =
-        World::with("Match all\nPasswordAuthentication yes\nAuthenticationMethods password");
+    let world = World::with("PasswordAuthentication yes\nAuthenticationMethods password");
     world.write_ssh_config("IdentityFile none\n");
     let (text, _) = fails(&world, &world.options()).await;
     assert!(text.contains("password (no terminal to ask on)"), "{text}");
@@ -448,7 +442,7 @@ fn listener() -> (std::net::TcpListener, u16) {
 async fn a_lost_connection_ends_its_links_and_says_why() {
     let mut world = World::new();
     let connection = connect(&world, &world.options()).await.unwrap();
-    let mut link = connection.exec("echo up; exec sleep 1000").await.unwrap();
+    let mut link = connection.exec("echo up; exec cat").await.unwrap();
     let mut line = [0; 3];
     link.reader.read_exact(&mut line).await.unwrap();
     world.cut();
@@ -530,7 +524,7 @@ async fn bulk_goes_both_ways_at_a_sane_rate() {
     // Far below what any machine does, far above what single bytes or 40 ms waits would give.
     assert!(rate > 10.0, "{rate} MiB/s");
     // A link that nobody reads holds up none of the others.
-    let idle = connection.exec("yes | head -c 8000000; sleep 1000").await.unwrap();
+    let idle = connection.exec("yes | head -c 8000000; cat").await.unwrap();
     bulk(&connection, 8 << 20).await;
     drop(idle);
 }
@@ -630,7 +624,8 @@ Host *
                     "hostname" => vec![name.to_lowercase(), name.to_owned()],
                     "user" => vec![user()],
                     "port" => vec!["22".into()],
-                    "serveraliveinterval" => vec!["0".into()],
+                    // Debian's ssh asks a server every 300 s in batch mode.
+                    "serveraliveinterval" => vec!["0".into(), "300".into()],
                     "serveralivecountmax" => vec!["3".into()],
                     "connecttimeout" => vec!["none".into()],
                     "identitiesonly" | "batchmode" => vec!["no".into()],

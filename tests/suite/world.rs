@@ -179,16 +179,17 @@ impl World {
         std::fs::create_dir_all("/run/sshd").unwrap();
         let file = |name: &str| self.path(name).display().to_string();
         let config = format!(
-            "ListenAddress 127.0.0.1:{}\nHostKey {}\nPidFile {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
+            "{}\nListenAddress 127.0.0.1:{}\nHostKey {}\nPidFile {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\nMaxStartups 200\nMaxSessions 50\nMaxAuthTries 20\n\
-             SetEnv HOME={} XDG_CACHE_HOME={}\n{}\n",
+             SetEnv HOME={} XDG_CACHE_HOME={}\n",
+            // First: the first value wins.
+            self.extra,
             self.port,
             file("etc/host_ed25519"),
             file("etc/sshd.pid"),
             file("etc/authorized_keys"),
             file("remote"),
             file("remote/.cache"),
-            self.extra
         );
         std::fs::write(self.path("etc/sshd_config"), config).unwrap();
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"]

@@ -104,13 +104,13 @@ async fn pump(
                 let _ = write.eof().await;
                 continue;
             }
-            // The owner has dropped the reader: nothing that comes is wanted.
+            // The owner has dropped the reader: nothing that comes is wanted, not even the end.
             () = async { if let Some(pieces) = &pieces { pieces.queue.closed().await } },
                 if pieces.is_some() =>
             {
-                pieces = None;
+                // The server's own close is not told to a channel that we have closed.
                 let _ = write.close().await;
-                continue;
+                break true;
             }
         };
         match message {
@@ -130,6 +130,7 @@ async fn pump(
             Some(ChannelMsg::Failure) => {
                 tail.push(b"the server refuses to run a command\n");
                 let _ = write.close().await;
+                break true;
             }
             Some(ChannelMsg::Close) => break true,
             None => break false,

@@ -202,7 +202,14 @@ impl<'a> Parser<'a> {
                     continue;
                 }
             };
-            holds &= matches_any(value.split(','), text) != not;
+            // Hosts are compared without case here, unlike in `Host` lines.
+            let matched = match criterion {
+                "host" | "originalhost" => {
+                    matches_any(value.to_lowercase().split(','), &text.to_lowercase())
+                }
+                _ => matches_any(value.split(','), text),
+            };
+            holds &= matched != not;
         }
         match unknown {
             Some(what) if holds => Err(Bad::CannotDo(what)),
