@@ -91,10 +91,8 @@ async fn a_command_runs_and_tells_how_it_ended() {
 async fn keys_of_every_kind_log_in() {
     let world = World::new();
     world.write_ssh_config("IdentityFile none\n");
-    keygen(&world.key("id_ecdsa"), "ecdsa", "");
-    let mut keys =
-        std::fs::OpenOptions::new().append(true).open(world.path("etc/authorized_keys")).unwrap();
-    keys.write_all(&std::fs::read(world.public("id_ecdsa")).unwrap()).unwrap();
+    world.authorize("id_ecdsa", "ecdsa", "");
+    world.authorize("id_rsa", "rsa", "");
     for name in ["id_ed25519", "id_rsa", "id_ecdsa"] {
         works(&world, &with_key(&world, name)).await;
     }
@@ -104,6 +102,7 @@ async fn keys_of_every_kind_log_in() {
 async fn a_passphrase_is_asked_for_only_on_a_terminal() {
     let world = World::new();
     world.write_ssh_config("IdentityFile none\n");
+    world.authorize_locked();
     let options = with_key(&world, "id_locked");
     let (text, hint) = fails(&world, &options).await;
     let tried =
@@ -146,7 +145,9 @@ fn ssh_agent(world: &World, keys: &[&str]) -> (SshAgent, SshOptions) {
         .spawn()
         .expect("apt-get install openssh-client");
     let agent = SshAgent(child);
-    wait_until("the ssh-agent listens", || socket.exists());
+    wait_until("the ssh-agent listens", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    });
     let askpass = world.path("askpass");
     script(&askpass, &format!("echo '{PASSPHRASE}'"));
     for key in keys {
@@ -169,12 +170,18 @@ pub fn script(path: &Path, text: &str) {
 async fn the_ssh_agent_logs_in() {
     for key in ["id_ed25519", "id_rsa", "id_locked"] {
         let world = World::new();
+        match key {
+            "id_rsa" => world.authorize(key, "rsa", ""),
+            "id_locked" => world.authorize_locked(),
+            _ => {}
+        }
         world.write_ssh_config("IdentityFile none\n");
         let (_agent, options) = ssh_agent(&world, &[key]);
         works(&world, &options).await;
     }
     // A key named by its file needs no passphrase if the agent holds it; others are kept back.
     let world = World::with("MaxAuthTries 2");
+    world.authorize_locked();
     world.write_ssh_config("IdentitiesOnly yes\nIdentityFile ~/.ssh/id_locked\n");
     let (agent, options) = ssh_agent(&world, &["id_stranger", "id_locked"]);
     works(&world, &options).await;
@@ -279,6 +286,7 @@ async fn a_changed_or_revoked_host_key_is_refused_whatever_is_configured() {
     let world = World::new();
     world.write_ssh_config("IdentityFile ~/.ssh/id_ed25519\nStrictHostKeyChecking no\n");
     let other = std::fs::read_to_string(world.public("id_stranger")).unwrap();
+    keygen(&world.key("id_rsa"), "rsa", "");
     let rsa = std::fs::read_to_string(world.public("id_rsa")).unwrap();
     for key in [&other, &rsa] {
         let line = format!("# first\n[127.0.0.1]:{} {key}", world.port());

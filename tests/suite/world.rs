@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The name by which the world's sshd is known in its ssh configuration.
 pub const HOST: &str = "world";
 
-/// A passphrase, of the key `id_locked`.
+/// The passphrase of the key `id_locked`.
 pub const PASSPHRASE: &str = "open sesame";
 
 pub struct World {
@@ -69,23 +69,26 @@ impl World {
         std::fs::set_permissions(world.path("home/.ssh"), PermissionsExt::from_mode(0o700))
             .unwrap();
         keygen(&world.path("etc/host_ed25519"), "ed25519", "");
-        for (name, kind, passphrase) in [
-            ("id_ed25519", "ed25519", ""),
-            ("id_rsa", "rsa", ""),
-            ("id_locked", "ed25519", PASSPHRASE),
-            ("id_stranger", "ed25519", ""),
-        ] {
-            keygen(&world.key(name), kind, passphrase);
-        }
-        let mut authorized = String::new();
-        for name in ["id_ed25519", "id_rsa", "id_locked"] {
-            authorized += &std::fs::read_to_string(world.public(name)).unwrap();
-        }
-        std::fs::write(world.path("etc/authorized_keys"), authorized).unwrap();
+        keygen(&world.key("id_stranger"), "ed25519", "");
+        world.authorize("id_ed25519", "ed25519", "");
         world.write_known_hosts("");
         world.write_ssh_config("IdentityFile ~/.ssh/id_ed25519\n");
         world.start();
         world
+    }
+
+    /// Makes a key that may log in.
+    pub fn authorize(&self, name: &str, kind: &str, passphrase: &str) {
+        use std::io::Write;
+        keygen(&self.key(name), kind, passphrase);
+        let keys = self.path("etc/authorized_keys");
+        let mut keys = std::fs::OpenOptions::new().append(true).create(true).open(keys).unwrap();
+        keys.write_all(&std::fs::read(self.public(name)).unwrap()).unwrap();
+    }
+
+    /// Makes the key `id_locked`, which may log in and has the passphrase [`PASSPHRASE`].
+    pub fn authorize_locked(&self) {
+        self.authorize("id_locked", "ed25519", PASSPHRASE);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
