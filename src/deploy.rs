@@ -23,8 +23,8 @@ use marker::{Answer, Started};
 /// How long a login shell may take to begin our command.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a copied agent may take to be written, hashed and tried, after its last byte was sent.
-const COPY_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a copy may take in all, on the slowest of links; a dead one is noticed by ssh itself.
+const COPY_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// An agent that stands ready on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +170,10 @@ async fn copy(remote: &dyn Remote, binary: &Binary, kind: &Kind) -> Result<Strin
     let (sent, answer) = tokio::join!(send, marker::read(&mut link.reader, &key, COPY_PATIENCE));
     let answer = match answer {
         Ok((answer, _)) => answer,
-        Err(silence) => return Err(silence.explain(remote.peer(), link.ended).await),
+        Err(silence) => {
+            let what = format!("cannot copy the agent to {}", remote.peer());
+            return Err(silence.explain(what, remote.peer(), link.ended).await);
+        }
     };
     if answer.word == "done" {
         return Ok(answer.rest);
@@ -285,7 +288,8 @@ async fn ask(remote: &dyn Remote, script: &str, lines: &[&str]) -> Result<Starte
         }
         Err(silence) => {
             drop(link.writer);
-            Err(silence.explain(remote.peer(), link.ended).await)
+            let what = format!("cannot start the agent on {}", remote.peer());
+            Err(silence.explain(what, remote.peer(), link.ended).await)
         }
     }
 }

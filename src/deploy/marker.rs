@@ -142,8 +142,7 @@ pub fn shown(noise: &[u8]) -> String {
 
 impl Silence {
     /// The error for people, with how the far end ended if it has.
-    pub async fn explain(self, peer: &str, ended: Ended) -> Error {
-        let what = format!("cannot start the agent on {peer}");
+    pub async fn explain(self, what: String, peer: &str, ended: Ended) -> Error {
         let said = shown(&self.noise);
         let (cause, end) = match self.why {
             Why::TooMuch => ("its login shell says too much of its own".to_owned(), None),
@@ -153,7 +152,13 @@ impl Silence {
             }
             Why::Ended => {
                 let end = tokio::time::timeout(Duration::from_secs(5), ended).await;
-                ("its login shell did not run our command".to_owned(), end.ok())
+                let end = end.unwrap_or_default();
+                if end.status.is_none() && end.signal.is_none() && self.noise.is_empty() {
+                    // No shell ended: the connection did.
+                    let why = end.last_words().unwrap_or_else(|| "the connection was lost".into());
+                    return Error::failed(what).because(why);
+                }
+                ("its login shell did not run our command".to_owned(), Some(end))
             }
         };
         let end = end.map(|end| format!(" ({})", end.describe())).unwrap_or_default();
@@ -245,7 +250,10 @@ mod tests {
         let mut noise = b"This account is\x1b closed.\n".to_vec();
         for got in both(&noise).await {
             let ended: Ended = Box::pin(async { Default::default() });
-            let error = got.unwrap_err().explain("web", ended).await;
+            let error = got
+                .unwrap_err()
+                .explain("cannot start the agent on web".into(), "web", ended)
+                .await;
             let text = error.to_string();
             assert!(text.contains("This account is\\x1b closed."), "{text}");
         }

@@ -321,7 +321,10 @@ async fn a_cut_in_the_middle_of_a_copy_leaves_nothing_that_starts() {
     world.cut();
     let ended = tokio::time::timeout(Duration::from_secs(20), copying).await.unwrap().unwrap();
     let text = ended.expect("a cut copy is an error").to_string();
-    assert!(text.contains("cannot start the agent on") || text.contains("not arrive"), "{text}");
+    assert!(
+        text.starts_with("cannot copy the agent to ") && text.contains("the connection "),
+        "{text}"
+    );
     wait_until("the half is swept by its own script", || {
         std::fs::read_dir(&cache).unwrap().count() == 0
     });

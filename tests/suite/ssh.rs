@@ -524,7 +524,11 @@ async fn bulk(remote: &dyn Remote, size: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn bulk_goes_both_ways_at_a_sane_rate() {
     let world = World::new();
+    let start = Instant::now();
     let connection = connect(&world, &world.options()).await.unwrap();
+    let connected = start.elapsed();
+    output(&connection, "true").await;
+    eprintln!("connected in {connected:?}, first command done in {:?}", start.elapsed());
     let start = Instant::now();
     bulk(&connection, 256 << 20).await;
     let rate = 256.0 / start.elapsed().as_secs_f64();
