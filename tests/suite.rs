@@ -1,8 +1,10 @@
 //! All integration tests, as one binary: each file of `suite/` is one subject.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs)]
 
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/deploy.rs"]
+mod deploy;
 #[path = "suite/ssh.rs"]
 mod ssh;
 #[path = "suite/watch.rs"]

@@ -24,10 +24,22 @@ fn a_directory_is_listed_or_the_same() {
         digest.add(&named.name, &named.entry, &held);
     }
     let digest = Some(digest.finish());
-    peer.send(&Message::List { request: 8, dir: path("d"), digest }, b"");
+    peer.send(
+        &Message::List {
+            first: 8,
+            dirs: vec![lsync_protocol::message::Asked { dir: path("d"), digest }],
+        },
+        b"",
+    );
     assert_eq!(peer.receive(), Message::Same { request: 8 });
     fs::write(world.at("d/c"), b"").unwrap();
-    peer.send(&Message::List { request: 9, dir: path("d"), digest }, b"");
+    peer.send(
+        &Message::List {
+            first: 9,
+            dirs: vec![lsync_protocol::message::Asked { dir: path("d"), digest }],
+        },
+        b"",
+    );
     let Message::Entries { request: 9, last: true, entries } = peer.receive() else { panic!() };
     assert_eq!(entries.len(), 3);
     assert_eq!(peer.list("x"), Err(NoList::Missing));
@@ -41,7 +53,13 @@ fn a_large_directory_comes_in_parts() {
         fs::write(world.at(format!("{i:0200}")), b"").unwrap();
     }
     let mut peer = world.connect();
-    peer.send(&Message::List { request: 1, dir: path(""), digest: None }, b"");
+    peer.send(
+        &Message::List {
+            first: 1,
+            dirs: vec![lsync_protocol::message::Asked { dir: path(""), digest: None }],
+        },
+        b"",
+    );
     let (mut parts, mut all) = (0, Vec::new());
     loop {
         let Message::Entries { request: 1, last, entries } = peer.receive() else { panic!() };

@@ -236,7 +236,13 @@ impl Peer {
     }
 
     pub(super) fn list(&mut self, dir: &str) -> Result<Vec<Named>, NoList> {
-        self.send(&Message::List { request: 5, dir: path(dir), digest: None }, b"");
+        self.send(
+            &Message::List {
+                first: 5,
+                dirs: vec![lsync_protocol::message::Asked { dir: path(dir), digest: None }],
+            },
+            b"",
+        );
         let mut all = Vec::new();
         loop {
             match self.receive() {

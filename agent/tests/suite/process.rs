@@ -146,7 +146,10 @@ fn a_full_pipe_that_breaks_is_an_error_and_no_signal() {
     let mut child = start(&world, Command::new(AGENT));
     let mut peer = greet_process(&mut child, &world.hello()).unwrap();
     for request in 0..50 {
-        let list = Message::List { request, dir: super::peer::path(""), digest: None };
+        let list = Message::List {
+            first: request,
+            dirs: vec![lsync_protocol::message::Asked { dir: super::peer::path(""), digest: None }],
+        };
         peer.send(&list, b"");
     }
     std::thread::sleep(Duration::from_millis(100));
