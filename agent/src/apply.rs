@@ -45,6 +45,8 @@ pub(crate) struct Ground {
     pub(crate) generation: AtomicU64,
     /// Told once a link what could not be set.
     pub(crate) warn: Box<dyn Fn(String) + Send + Sync>,
+    /// Told that the root itself is gone: nothing can be applied any more.
+    pub(crate) lost: Box<dyn Fn() + Send + Sync>,
     /// What was warned of already: owner, mode.
     pub(crate) warned: [AtomicBool; 2],
     /// Directories opened up to work in them.
@@ -274,6 +276,9 @@ impl Hand {
 
     /// Something is not there any more: the directory, or somebody else removed what we staged.
     fn gone(&self, dir: &[u8]) -> Stop {
+        if meta::stat_fd(&self.ground.root).is_ok_and(|root| root.nlink == 0) {
+            (self.ground.lost)();
+        }
         match self.ground.root.open_parent(dir) {
             Err(Errno::NOENT | Errno::NOTDIR) => Outcome::NoParent.into(),
             _ => Stop::Errno(Errno::NOENT),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr,
+    RulesetCreatedAttr, RulesetStatus,
 };
 
 use crate::root::Root;
@@ -14,14 +14,16 @@ use crate::root::Root;
 /// does not know is left out. Reading of `/proc`, `/etc` and the like stays possible: names of
 /// users are read there.
 ///
+/// Returns whether Landlock is in force.
+///
 /// # Errors
 /// In words, when the kernel knows it and refuses.
-pub fn confine(root: &Root, cache: Option<&Path>) -> Result<(), String> {
+pub fn confine(root: &Root, cache: Option<&Path>) -> Result<bool, String> {
     rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())?;
     restrict(root, cache).map_err(|error| error.to_string())
 }
 
-fn restrict(root: &Root, cache: Option<&Path>) -> Result<(), landlock::RulesetError> {
+fn restrict(root: &Root, cache: Option<&Path>) -> Result<bool, landlock::RulesetError> {
     let abi = ABI::V5;
     let all = AccessFs::from_all(abi);
     // Programs are never run, so there is nothing beneath the root to execute either.
@@ -43,6 +45,44 @@ fn restrict(root: &Root, cache: Option<&Path>) -> Result<(), landlock::RulesetEr
             rules = rules.add_rule(PathBeneath::new(dir, reads))?;
         }
     }
-    rules.restrict_self()?;
-    Ok(())
+    Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn nothing_outside_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inside, outside) = (dir.path().join("inside"), dir.path().join("outside"));
+        for dir in [&inside, &outside] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join("f"), b"x").unwrap();
+        }
+        // It holds for this thread only, and for those it starts.
+        let confined = std::thread::spawn(move || {
+            let root = Root::open(&inside).unwrap();
+            let enforced = confine(&root, None).unwrap();
+            assert!(rustix::thread::no_new_privs().unwrap());
+            fs::write(inside.join("g"), b"y").unwrap();
+            fs::create_dir(inside.join("d")).unwrap();
+            fs::rename(inside.join("g"), inside.join("d/g")).unwrap();
+            fs::read_dir("/etc").unwrap();
+            let denied = |done: std::io::Result<()>| {
+                done.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            };
+            if enforced {
+                assert!(denied(fs::read(outside.join("f")).map(|_| ())));
+                assert!(denied(fs::write(outside.join("f"), b"z")));
+                assert!(denied(fs::rename(inside.join("f"), outside.join("g"))));
+                assert!(denied(fs::write("/etc/lsync-confined", b"z")));
+            }
+            enforced
+        });
+        // The kernel these tests run on decides; without Landlock only the first half is shown.
+        let _ = confined.join().unwrap();
+    }
 }

@@ -12,15 +12,16 @@ use lsync_protocol::path::RelPath;
 use crate::apply::Ground;
 use crate::meta;
 use crate::outbox::Outbox;
+use crate::serve::gauge;
 use crate::trouble::io_trouble;
 use crate::walk::{self, ListError, Listing};
 
 /// What a lister is asked.
 pub(crate) enum Ask {
     /// Is this directory as the source has it?
-    List { request: u32, dir: RelPath, digest: Option<Digest> },
+    List { request: u32, dir: RelPath, digest: Option<Digest>, _held: Arc<gauge::Held> },
     /// What are these called here?
-    Names { users: Vec<(u32, String)>, groups: Vec<(u32, String)> },
+    Names { users: Vec<(u32, String)>, groups: Vec<(u32, String)>, _held: gauge::Held },
     /// Nothing more will come.
     End,
 }
@@ -43,14 +44,14 @@ pub(crate) fn answer(
         }
         let goes_on = match ask {
             Ask::End => false,
-            Ask::Names { users, groups } => {
+            Ask::Names { users, groups, _held } => {
                 outbox.say(Message::NameIds {
                     users: numbers(users, meta::uid_of),
                     groups: numbers(groups, meta::gid_of),
                 });
                 true
             }
-            Ask::List { request, dir, digest } => match ground {
+            Ask::List { request, dir, digest, _held } => match ground {
                 Some(ground) => list(ground, outbox, request, &dir, digest, key, held),
                 None if dir.is_root() => entries(outbox, request, Vec::new()),
                 None => {

@@ -8,6 +8,8 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use std::time::{Duration, Instant};
+
 use crossbeam_channel::Sender;
 use lsync_protocol::frame;
 use lsync_protocol::message::{MAX_ACKS, MAX_OPS, Message, OpId, Outcome};
@@ -46,6 +48,8 @@ pub(crate) struct Outbox {
     events: Sender<Event>,
     /// Bytes of each credit that were ever given back.
     given: [AtomicU64; 2],
+    /// Since when the writer waits for the other end to read.
+    writing: Mutex<Option<Instant>>,
 }
 
 /// How many bytes of listings may wait.
@@ -65,6 +69,7 @@ impl Outbox {
             room: Condvar::new(),
             events,
             given: Default::default(),
+            writing: Mutex::default(),
         }
     }
 
@@ -188,6 +193,16 @@ impl Outbox {
         }
     }
 
+    fn writes(&self, since: Option<Instant>) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// How long the other end did not take what is being written.
+    pub(crate) fn stuck(&self) -> Duration {
+        let since = *self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Writes until the end, or until it cannot.
     pub(crate) fn write_to(&self, mut writer: impl Write) {
         let mut bytes = Vec::new();
@@ -196,7 +211,10 @@ impl Outbox {
             for message in &messages {
                 frame::encode(message, 0, &mut bytes);
             }
-            if let Err(error) = writer.write_all(&bytes).and_then(|()| writer.flush()) {
+            self.writes(Some(Instant::now()));
+            let written = writer.write_all(&bytes).and_then(|()| writer.flush());
+            self.writes(None);
+            if let Err(error) = written {
                 self.die();
                 let _ = self.events.send(Event::Broken(ServeError::Write(error)));
                 return;

@@ -235,14 +235,16 @@ mod tests {
                     rustix::io::pwrite(&file, &vec![b'0' + digit; 40_000], 0).unwrap();
                 }
             });
-            let mut settled = 0;
-            for _ in 0..300 {
+            // On a busy machine the writer may not run for a while.
+            let began = std::time::Instant::now();
+            let mut unsettled = false;
+            while !unsettled && began.elapsed().as_secs() < 60 {
                 let small = read_small(&root, &path("f"), 1 << 20).unwrap();
                 assert_eq!(small.content.len(), 40_000);
-                settled += u32::from(small.settled);
+                unsettled = !small.settled;
             }
             stop.store(true, Ordering::Relaxed);
-            assert!(settled < 300, "a file that is written without rest cannot be settled always");
+            assert!(unsettled, "a file that is written without rest cannot be settled always");
         });
         assert!(read_small(&root, &path("f"), 1 << 20).unwrap().settled);
     }

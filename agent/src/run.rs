@@ -82,6 +82,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
 fn stand_in() -> u8 {
     // The mode of what is created is said each time; a mask would cost a call each time.
     let umask = rustix::process::umask(Mode::empty()).as_raw_mode();
+    more_files();
     let options = ServeOptions { umask, confine: true, ..ServeOptions::default() };
     let stdio = own(rustix::stdio::stdin()).and_then(|input| {
         let output = own(rustix::stdio::stdout())?;
@@ -107,6 +108,15 @@ fn stand_in() -> u8 {
             FAILED
         }
     }
+}
+
+/// As many open files as this user may have: stages are many.
+fn more_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // The usual limit serves too.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn own(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {

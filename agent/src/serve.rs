@@ -175,7 +175,9 @@ pub fn serve(
     if options.confine
         && let Some(root) = &root
     {
-        crate::confine::confine(root, options.cache.as_deref()).map_err(ServeError::Confine)?;
+        // Where the kernel has no Landlock, resolving beneath the root is the only wall.
+        let _ =
+            crate::confine::confine(root, options.cache.as_deref()).map_err(ServeError::Confine)?;
     }
     let welcome = Welcome {
         agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -211,7 +213,7 @@ fn ground(
     outbox: &Arc<Outbox>,
 ) -> Arc<Ground> {
     let [a, b, c, d, ..] = hello.mirror;
-    let outbox = outbox.clone();
+    let (outbox, lost) = (outbox.clone(), outbox.clone());
     Arc::new(Ground {
         root,
         names: Names::new(u32::from_le_bytes([a, b, c, d])),
@@ -223,6 +225,7 @@ fn ground(
         stop: AtomicBool::new(false),
         generation: AtomicU64::new(0),
         warn: Box::new(move |text| outbox.say(Message::Warning { text })),
+        lost: Box::new(move || lost.broken("the root was removed")),
         warned: Default::default(),
         opened: Default::default(),
     })
@@ -275,6 +278,8 @@ impl Link {
                 listing::answer(ground.as_deref(), &asked, &outbox, &key, &held);
             })?);
         }
+        // The listers alone take questions: when they are gone, nobody waits to ask.
+        drop(asked);
         let stop = Arc::new(AtomicBool::new(false));
         let doors = Doors {
             asks: asks.clone(),
@@ -367,9 +372,12 @@ impl Link {
                     let silent = self.heard.since();
                     if silent < silence {
                         asked = 0;
-                    } else if silent >= silence * 3 {
+                    }
+                    // It may also be alive and never read.
+                    if silent >= silence * 3 || self.outbox.stuck() >= silence * 3 {
                         return Err(ServeError::Silent);
-                    } else if silent >= silence * (asked + 1) {
+                    }
+                    if silent >= silence * (asked + 1) {
                         asked += 1;
                         self.outbox.urgent(Message::Ping(u64::from(asked)));
                     }

@@ -26,11 +26,13 @@ pub(super) struct Heard {
     began: Instant,
     /// Milliseconds since then.
     last: AtomicU64,
+    /// The reader waits for the source, and not for our own disk.
+    listening: AtomicBool,
 }
 
 impl Default for Heard {
     fn default() -> Heard {
-        Heard { began: Instant::now(), last: AtomicU64::new(0) }
+        Heard { began: Instant::now(), last: AtomicU64::new(0), listening: AtomicBool::new(false) }
     }
 }
 
@@ -39,8 +41,11 @@ impl Heard {
         self.last.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// How long nothing came.
+    /// How long we listened and nothing came.
     pub(super) fn since(&self) -> Duration {
+        if !self.listening.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
         let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(last)
     }
@@ -144,6 +149,15 @@ struct Reader<'a> {
     bulk: u64,
 }
 
+/// Ends listening when it goes.
+struct Listened<'a>(&'a AtomicBool);
+
+impl Drop for Listened<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 fn broken<T>(why: impl Into<String>) -> Result<T, ServeError> {
     Err(ServeError::Broken(why.into()))
 }
@@ -180,6 +194,9 @@ impl Reader<'_> {
         may_end: bool,
     ) -> Result<bool, ServeError> {
         let mut filled = 0;
+        self.heard.now();
+        self.heard.listening.store(true, Ordering::Relaxed);
+        let _listened = Listened(&self.heard.listening);
         while filled < buffer.len() {
             match from.read(&mut buffer[filled..]) {
                 Ok(0) if filled == 0 && may_end => return Ok(false),
@@ -205,12 +222,16 @@ impl Reader<'_> {
             Message::Ping(number) => self.doors.outbox.urgent(Message::Pong(number)),
             Message::Pong(_) => {}
             Message::List { first, dirs } => {
+                let held = Arc::new(self.hold(body, raw_at));
                 for (request, asked) in (first..).zip(dirs) {
                     let Asked { dir, digest } = asked;
-                    self.ask(Ask::List { request, dir, digest });
+                    self.ask(Ask::List { request, dir, digest, _held: held.clone() });
                 }
             }
-            Message::Names { users, groups } => self.ask(Ask::Names { users, groups }),
+            Message::Names { users, groups } => {
+                let held = self.hold(body, raw_at);
+                self.ask(Ask::Names { users, groups, _held: held });
+            }
             Message::Ops { first, hash, ops } => {
                 return self.ops(first, hash, ops, body, raw_at);
             }
@@ -265,6 +286,12 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Counts a message, when there is room for it.
+    fn hold(&self, body: Vec<u8>, raw_at: usize) -> Held {
+        self.gauge.wait_below(HELD, &self.doors.stop);
+        self.gauge.hold(body, raw_at)
+    }
+
     fn ask(&self, ask: Ask) {
         // The listers are gone only when the link ended.
         let _ = self.doors.asks.send(ask);
@@ -302,8 +329,7 @@ impl Reader<'_> {
         if hash.is_some_and(|hash| hash != *blake3::hash(&body[raw_at..]).as_bytes()) {
             return broken("content that does not match its hash");
         }
-        self.gauge.wait_below(HELD, &self.doors.stop);
-        let body: Arc<Held> = Arc::new(self.gauge.hold(body, raw_at));
+        let body = Arc::new(self.hold(body, raw_at));
         let mut at = 0;
         let mut works = Vec::with_capacity(ops.len());
         for (id, op) in (first..).zip(ops) {

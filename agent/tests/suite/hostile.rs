@@ -68,7 +68,7 @@ fn credits_are_not_exceeded() {
             _: lsync_agent::fault::Call,
             _: &lsync_protocol::path::RelPath,
         ) -> Result<(), rustix::io::Errno> {
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(Duration::from_millis(300));
             Ok(())
         }
     }

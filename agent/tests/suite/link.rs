@@ -185,6 +185,46 @@ fn a_silent_source_is_asked_and_then_left() {
 }
 
 #[test]
+fn a_root_that_is_removed_ends_the_link() {
+    let world = World::new();
+    let mut peer = world.connect();
+    fs::remove_dir(world.at("")).unwrap();
+    let op = Op::File { path: path("f"), size: 1, meta: meta(0o644, 1) };
+    peer.send_ops(vec![(op, b"x")]);
+    assert_eq!(peer.ended().unwrap_err().to_string(), "the root was removed");
+    // The next link makes it anew.
+    let mut peer = world.connect();
+    assert!(peer.welcome.root.as_ref().unwrap().created);
+    assert_eq!(peer.file("f", b"x", meta(0o644, 1)), None);
+    assert!(peer.bye().is_ok());
+}
+
+#[test]
+fn a_source_that_asks_and_never_reads_is_left() {
+    let mut world = World::new();
+    world.options.silence = Duration::from_millis(200);
+    for i in 0..500 {
+        fs::write(world.at(format!("{i:0200}")), b"").unwrap();
+    }
+    let mut peer = world.connect();
+    // More than may wait anywhere.
+    let asked = (0..100_000u32)
+        .take_while(|&request| {
+            peer.try_send(
+                &Message::List {
+                    first: request,
+                    dirs: vec![lsync_protocol::message::Asked { dir: path(""), digest: None }],
+                },
+                b"",
+            )
+        })
+        .count();
+    assert!(asked < 100_000);
+    assert!(matches!(peer.ended(), Err(ServeError::Silent)));
+    assert!(world.connect().bye().is_ok());
+}
+
+#[test]
 fn goodbye_comes_after_everything() {
     let world = World::new();
     let mut peer = world.connect();

@@ -105,6 +105,7 @@ impl World {
     pub(super) fn start(&self) -> (UnixStream, Agent) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_write_timeout(Some(PATIENCE / 10)).unwrap();
         let options = self.options.clone();
         let writer = theirs.try_clone().unwrap();
         let agent = std::thread::spawn(move || serve(&options, theirs, writer));

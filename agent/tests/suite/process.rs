@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use lsync_protocol::entry::Kind;
 use lsync_protocol::handshake::{Answer, Hello, Refusal, greet};
-use lsync_protocol::message::{Message, Outcome};
+use lsync_protocol::message::{Message, Op, Outcome};
 
-use super::peer::{Peer, World, meta, read_answer, until};
+use super::peer::{Peer, World, meta, path, read_answer, until};
 
 pub(super) const AGENT: &str = env!("CARGO_BIN_EXE_lsync-agent");
 
@@ -156,6 +158,55 @@ fn a_full_pipe_that_breaks_is_an_error_and_no_signal() {
     drop(peer);
     let (code, _) = said(child);
     assert!(code.is_some(), "it was killed by a signal");
+}
+
+/// Where a mount lies beneath the root, a stage made elsewhere is copied and a rename is refused.
+#[test]
+fn another_file_system_beneath_the_root() {
+    let world = World::new();
+    fs::create_dir(world.at("mnt")).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "mount -t tmpfs none root/mnt && exec \"$0\"", AGENT]);
+    let mut child = start(&world, command);
+    let inner = format!("/proc/{}/root", child.id());
+    let Ok(Ok(mut peer)) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        greet_process(&mut child, &world.hello())
+    })) else {
+        // Not permitted to mount: nothing can be shown.
+        assert!(!rustix::process::geteuid().is_root());
+        return;
+    };
+    let content = vec![7; 300_000];
+    peer.send(&Message::Open { stage: 1, hint: path(""), size: 0 }, b"");
+    peer.send(&Message::Data { stage: 1, offset: 0 }, &content);
+    let op = Op::Commit {
+        path: path("mnt/f"),
+        stage: 1,
+        size: content.len() as u64,
+        meta: meta(0o640, 42),
+        hash: *blake3::hash(&content).as_bytes(),
+    };
+    assert_eq!(peer.op(op), None);
+    let at = format!("{inner}{}", world.at("mnt/f").display());
+    assert_eq!(fs::read(&at).unwrap(), content);
+    assert_eq!(fs::metadata(&at).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(peer.file("g", b"x", meta(0o644, 1)), None);
+    let rename = |from: &str, to: &str| Op::Rename {
+        from: path(from),
+        to: path(to),
+        kind: Kind::File,
+        size: None,
+        mtime: None,
+    };
+    assert_eq!(peer.op(rename("g", "mnt/g")), Some(Outcome::Refused));
+    assert_eq!(peer.op(rename("mnt/f", "f")), Some(Outcome::Refused));
+    assert!(matches!(
+        peer.op(super::peer::remove("mnt", Kind::Dir)),
+        Some(Outcome::NotEmpty | Outcome::Problem(_))
+    ));
+    assert!(world.stages().is_empty());
+    drop(peer);
+    assert_eq!(said(child), (Some(0), String::new()));
 }
 
 /// How an operation fares that needs more than the agent may: see `unprivileged`.
