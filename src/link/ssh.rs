@@ -151,7 +151,7 @@ fn reach(
             Proxy::None => {
                 let socket = deadline.within(stream::dial(&host)).await??;
                 let socket = stream::QuickAck(socket);
-                handshake(host, socket, None, who, deadline).await
+                handshake(host, socket, who, deadline).await.map(Arc::new)
             }
             Proxy::Command(command) => {
                 let mut child = tokio::process::Command::new("/bin/sh")
@@ -168,10 +168,10 @@ fn reach(
                 let listening = listen(child.stderr.take());
                 let name = host.name.clone();
                 let joined = stream::Joined { reader, writer };
-                match handshake(host, joined, Some(child), who, deadline).await {
-                    Ok(session) => Ok(session),
+                match handshake(host, joined, who, deadline).await {
+                    Ok(session) => Ok(Arc::new(Session { _proxy: Some(child), ..session })),
                     Err(e) => {
-                        // It is killed by now, but a child of its own may live on.
+                        // It may be about to say why; a child of its own may live on.
                         let said = tokio::time::timeout(LAST_WORDS, listening).await;
                         let stderr = said.ok().and_then(Result::ok).unwrap_or_default();
                         let said = LinkEnd { stderr, ..LinkEnd::default() };
@@ -206,7 +206,8 @@ fn reach(
                         .hint(format!("try it from there: ssh {via}, then ssh {}", host.host_name))
                 })?;
                 let (reader, writer) = channel::halves(channel, through);
-                handshake(host, stream::Joined { reader, writer }, None, who, deadline).await
+                let joined = stream::Joined { reader, writer };
+                handshake(host, joined, who, deadline).await.map(Arc::new)
             }
         }
     })
@@ -260,10 +261,9 @@ fn jump_text(error: &russh::Error) -> String {
 async fn handshake<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     host: Host,
     socket: S,
-    proxy: Option<tokio::process::Child>,
     who: Arc<dyn Ask>,
     mut deadline: Deadline,
-) -> Result<Arc<Session>> {
+) -> Result<Session> {
     let known =
         KnownHosts::read(&host.known_hosts, &host.host_name, host.port, host.key_alias.as_deref())
             .map_err(|(file, e)| {
@@ -292,7 +292,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     deadline.doing(format!("cannot log in on {} as user {}", host.name, host.user));
     let who = if host.batch { Arc::new(Nobody) } else { who };
     auth::log_in(&mut handle, &host, &mut deadline, &who, &shared).await?;
-    Ok(Arc::new(Session { handle, shared, _proxy: proxy }))
+    Ok(Session { handle, shared, _proxy: None })
 }
 
 fn handshake_error(host: &Host, error: &russh::Error, heard: &[u8]) -> Error {
