@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lsync_protocol::path::RelPath;
 
-use crate::watch::WatchEvent;
+use crate::watch::event::WatchEvent;
 
 /// A file that is written and not closed leaves after so much rest.
 const REST: Duration = Duration::from_millis(50);

@@ -5,6 +5,8 @@
 mod cli;
 #[path = "suite/deploy.rs"]
 mod deploy;
+#[path = "suite/house.rs"]
+mod house;
 #[path = "suite/ssh.rs"]
 mod ssh;
 #[path = "suite/watch.rs"]
