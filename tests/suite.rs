@@ -5,6 +5,8 @@
 mod cli;
 #[path = "suite/deploy.rs"]
 mod deploy;
+#[path = "suite/docs.rs"]
+mod docs;
 #[path = "suite/house.rs"]
 mod house;
 #[path = "suite/ssh.rs"]
