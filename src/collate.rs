@@ -122,6 +122,7 @@ pub struct Collate {
     steps_due: Option<Instant>,
     /// Files that left unclosed, and when.
     unclosed: BTreeMap<RelPath, Instant>,
+    unclosed_swept: Option<Instant>,
     /// No batch before this.
     quiet_until: Option<Instant>,
     collapsed: u64,
@@ -140,6 +141,7 @@ impl Collate {
             steps: Vec::new(),
             steps_due: None,
             unclosed: BTreeMap::new(),
+            unclosed_swept: None,
             quiet_until: None,
             collapsed: 0,
         }
@@ -312,9 +314,16 @@ impl Collate {
             }
             return;
         }
+        // A name that came or whose content changed and that has not left yet is not on the target
+        // as it is here: nothing to rename, both names are looked at. The look is due at once.
+        let stale = self.dirty.get(from).is_some_and(|dirty| {
+            dirty.marks.has(Marks::NAME)
+                || (!dir && dirty.marks.has(Marks::CONTENT))
+                || dirty.marks.has(Marks::TREE)
+        });
         // What stood under the new name is gone; the target may still have it, so it goes there
         // first, name by name, as it went here.
-        let gone = self.under(to);
+        let gone = if stale { Vec::new() } else { self.under(to) };
         for path in gone.into_iter().rev() {
             if let Some(dirty) = self.remove(&path)
                 && dirty.marks.has(Marks::NAME)
@@ -324,18 +333,16 @@ impl Collate {
             }
         }
         let mut whole = false;
-        let mut carried = None;
         for path in self.under(from) {
             let Some(dirty) = self.remove(&path) else { continue };
-            if path == *from {
-                carried = Some(dirty);
-            }
             match path.moved(from, to) {
                 Some(moved) => {
-                    self.dirty.insert(moved.clone(), dirty);
-                    if let Some(due) = dirty.due {
-                        self.due.insert((due, moved));
-                    }
+                    // What it waited for may be known by the old name only: it is asked afresh.
+                    let due = dirty.due.unwrap_or(ready);
+                    let there = self.remove(&moved);
+                    let marks = there.map_or(dirty.marks, |there| there.marks.with(dirty.marks));
+                    self.dirty.insert(moved.clone(), Dirty { marks, due: Some(due), ..dirty });
+                    self.due.insert((due, moved));
                 }
                 None => whole = true,
             }
@@ -343,13 +350,6 @@ impl Collate {
         if let Some(left) = self.unclosed.remove(from) {
             self.unclosed.insert(to.clone(), left);
         }
-        // A name that came or whose content changed and that has not left yet is not on the target
-        // as it is here: nothing to rename, both names are looked at. The look is due at once.
-        let stale = carried.is_some_and(|dirty| {
-            dirty.marks.has(Marks::NAME)
-                || (!dir && dirty.marks.has(Marks::CONTENT))
-                || dirty.marks.has(Marks::TREE)
-        });
         if stale {
             let gone = if dir { Marks::NAME.with(Marks::DIR) } else { Marks::NAME };
             self.mark(from, gone.with(Marks::CONTENT), now);
@@ -380,6 +380,13 @@ impl Collate {
                 _ => now.max(dirty.first + self.delay),
             };
             self.set_due(path, due);
+        }
+    }
+
+    /// Nothing holds up what is at or under this path any more.
+    pub fn release_under(&mut self, dir: &RelPath, now: Instant) {
+        for path in self.under(dir) {
+            self.release(&path, now);
         }
     }
 
@@ -428,7 +435,10 @@ impl Collate {
                 batch.paths.push((path, dirty.marks, dirty.first));
             }
         }
-        self.unclosed.retain(|_, left| *left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
+        if self.unclosed_swept.is_none_or(|swept| swept + UNCLOSED_EVERY <= now) {
+            self.unclosed_swept = Some(now);
+            self.unclosed.retain(|_, left| *left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
+        }
         batch.paths.sort_by(|a, b| a.0.cmp(&b.0));
         if !batch.is_empty() && self.delay.is_zero() {
             let size = (batch.paths.len() + batch.steps.len()) as u32;

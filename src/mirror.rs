@@ -285,6 +285,49 @@ pub struct Totals {
     pub deleted: u64,
 }
 
+/// Is one of these keys the path or a directory above it?
+fn covers<T>(map: &BTreeMap<RelPath, T>, path: &RelPath) -> bool {
+    if map.is_empty() {
+        return false;
+    }
+    let mut at = Some(path.clone());
+    while let Some(path) = at {
+        if map.contains_key(&path) {
+            return true;
+        }
+        at = path.parent();
+    }
+    false
+}
+
+/// Is one of these keys the path or beneath it?
+fn any_under<T>(map: &BTreeMap<RelPath, T>, dir: &RelPath) -> bool {
+    map.range(dir.clone()..).next().is_some_and(|(path, _)| path.is_at_or_under(dir))
+}
+
+/// The paths of an operation whose fate is unknown are dirty; a rename becomes its two names.
+fn mark_of(collate: &mut Collate, op: &Planned, now: Instant) {
+    let name = Marks::NAME.with(Marks::CONTENT);
+    let tree = |dir: bool| if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
+    match op {
+        Planned::Rename { from, to, kind, .. } => {
+            collate.mark(from, tree(*kind == Kind::Dir), now);
+            collate.mark(to, tree(*kind == Kind::Dir), now);
+        }
+        Planned::Remove { path, kind } => collate.mark(path, tree(*kind == Kind::Dir), now),
+        Planned::Meta { path, .. } | Planned::Dir { path, .. } => {
+            collate.mark(path, Marks::META, now);
+        }
+        Planned::MakeDir { path, .. } => collate.mark(path, Marks::NAME.with(Marks::DIR), now),
+        Planned::Replace { new, .. } => {
+            collate.mark(new.path(), tree(matches!(**new, Planned::MakeDir { .. })), now);
+        }
+        Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
+            collate.mark(path, name, now);
+        }
+    }
+}
+
 /// The whole state of one mirror.
 #[derive(Debug)]
 pub struct Mirror {
@@ -310,9 +353,8 @@ pub struct Mirror {
     next_rescan: Option<Instant>,
     /// Paths with the looker.
     looking: BTreeSet<RelPath>,
-    looks: usize,
-    /// Batches with the looker that say what happened to names.
-    naming: usize,
+    /// The batches with the looker, in order: do they say what happened to names?
+    looks: VecDeque<bool>,
     /// Contents that wait for their names: none is given before all renames have left.
     staged: Vec<OpId>,
     problems: Problems,
@@ -323,6 +365,10 @@ pub struct Mirror {
     next_root_check: Option<Instant>,
     /// Already said to be not mirrored.
     unmirrored: BTreeSet<RelPath>,
+    /// What was found to stand on the target under dirty names that seem to be gone.
+    there: BTreeMap<RelPath, Kind>,
+    /// Directories that were renamed a moment ago: when, the old name, the name of now.
+    moved: VecDeque<(Instant, RelPath, RelPath)>,
     ready: bool,
     finished: bool,
     totals: Totals,
@@ -352,14 +398,15 @@ impl Mirror {
             walk_not_before: None,
             next_rescan: None,
             looking: BTreeSet::new(),
-            looks: 0,
-            naming: 0,
+            looks: VecDeque::new(),
             staged: Vec::new(),
             clearings: Clearings::default(),
             halted: None,
             waiting: None,
             next_root_check: None,
             unmirrored: BTreeSet::new(),
+            moved: VecDeque::new(),
+            there: BTreeMap::new(),
             ready: false,
             finished: false,
             totals: Totals::default(),
@@ -397,7 +444,7 @@ impl Mirror {
                 }
             }
             Event::StillMissing { asked, missing } => self.still_missing(asked, missing, now),
-            Event::WalkFailed { walk, dir, why } => self.walk_failed(walk, dir, why, now),
+            Event::WalkFailed { walk, dir, why } => self.walk_failed(walk, &dir, &why, now),
             Event::Same { request } => self.answered(request, walk::Answer::Same, now),
             Event::Entries { request, entries } => {
                 self.answered(request, walk::Answer::Entries(entries), now);
@@ -433,7 +480,7 @@ impl Mirror {
             };
         };
         if self.held.is_some() && self.waiting.is_none() {
-            if self.looks < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
+            if self.looks.len() < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
                 sooner(self.collate.next());
             }
             if self.walk.is_none() {
@@ -530,15 +577,18 @@ impl Mirror {
         self.held = None;
         self.staged.clear();
         for flight in self.flights.drain() {
-            self.dissolve(&flight, now);
+            mark_of(&mut self.collate, &flight.op, now);
         }
         for path in self.clearings.drain() {
             self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);
         }
+        // Nothing is in flight that anything could wait for.
+        self.collate.release_under(&RelPath::root(), now);
         // What waited for an answer of the link comes again by other ways.
         for event in std::mem::take(&mut self.parked) {
-            if let Event::Looked(Ok(looked)) = event {
-                self.redirty(looked, now);
+            match event {
+                Event::Looked(Ok(looked)) => self.redirty(looked, now),
+                event => self.in_order(event, now),
             }
         }
         if let Some(walk) = self.walk.take() {
@@ -551,41 +601,21 @@ impl Mirror {
         }
     }
 
-    /// The paths of an operation whose fate is unknown are dirty; a rename becomes its two names.
-    fn dissolve(&mut self, flight: &Flight, now: Instant) {
-        let name = Marks::NAME.with(Marks::CONTENT);
-        let mark = |collate: &mut Collate, path: &RelPath, dir: bool| {
-            let marks = if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
-            collate.mark(path, marks, now);
-            collate.release(path, now);
-        };
-        match &flight.op {
-            Planned::Rename { from, to, kind, .. } => {
-                mark(&mut self.collate, from, *kind == Kind::Dir);
-                mark(&mut self.collate, to, *kind == Kind::Dir);
-            }
-            Planned::Remove { path, kind } => mark(&mut self.collate, path, *kind == Kind::Dir),
-            Planned::Meta { path, .. } => {
-                self.collate.mark(path, Marks::META, now);
-                self.collate.release(path, now);
-            }
-            Planned::Dir { path, .. } => self.collate.mark(path, Marks::META, now),
-            Planned::MakeDir { path, .. } => {
-                self.collate.mark(path, Marks::NAME.with(Marks::DIR), now);
-                self.collate.release(path, now);
-            }
-            Planned::Replace { new, .. } => {
-                mark(&mut self.collate, new.path(), matches!(**new, Planned::MakeDir { .. }));
-            }
-            Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
-                mark(&mut self.collate, path, false);
-            }
+    /// Events were lost: what was seen and has not reached the target yet may be over already, and
+    /// a walk that lists the target before it arrives there would not find that out.
+    fn doubt(&mut self, now: Instant) {
+        for flight in self.flights.all() {
+            mark_of(&mut self.collate, &flight.op, now);
+        }
+        let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::TREE);
+        for path in &self.looking {
+            self.collate.mark(path, marks, now);
         }
     }
 
     /// A batch that was looked at but could not be used is dirty as it was.
     fn redirty(&mut self, looked: Looked, now: Instant) {
-        self.looked_one(&looked);
+        self.looks.pop_front();
         for (step, _) in looked.steps {
             match step {
                 crate::collate::Step::Rename { from, to, dir } => {
@@ -606,9 +636,11 @@ impl Mirror {
         for (path, marks, ..) in looked.paths {
             self.looking.remove(&path);
             self.collate.mark(&path, marks, now);
+            self.collate.release(&path, now);
         }
         for path in looked.excluded {
             self.looking.remove(&path);
+            self.collate.release(&path, now);
         }
     }
 
@@ -626,6 +658,7 @@ impl Mirror {
         if unasked.is_empty() {
             return false;
         }
+        self.owners.ask(&unasked);
         self.out.push(Effect::AskNames(unasked));
         true
     }
@@ -634,8 +667,7 @@ impl Mirror {
         match event {
             Event::Looked(Ok(looked)) => self.looked(looked, now),
             Event::Looked(Err(trouble)) => {
-                self.looks = 0;
-                self.naming = 0;
+                self.looks.pop_front();
                 self.root_lost(trouble, now);
             }
             Event::Walked { walk, seen } => self.walked(walk, seen, now),
@@ -648,6 +680,9 @@ impl Mirror {
     fn root_lost(&mut self, trouble: RootTrouble, now: Instant) {
         // Everything has to be compared when it is back, so nothing need be remembered.
         self.collate.forget();
+        self.there.clear();
+        self.problems.clear();
+        self.doubt(now);
         self.looking.clear();
         self.walks_due.insert(RelPath::root(), false);
         if self.walk.take().is_some() {
@@ -685,9 +720,13 @@ impl Mirror {
 
     fn watched(&mut self, events: &[WatchEvent], now: Instant) {
         for event in events {
+            if self.waiting.is_none() {
+                self.newer_than_reads(event, now);
+            }
             match event {
                 WatchEvent::Overflow => {
                     self.walks_due.insert(RelPath::root(), false);
+                    self.doubt(now);
                 }
                 WatchEvent::RootGone => {
                     if self.waiting.is_none() {
@@ -698,7 +737,7 @@ impl Mirror {
                 WatchEvent::Renamed { from, to, dir } => self.renamed(from, to, *dir, event, now),
                 WatchEvent::Gone { path, .. } => {
                     self.collate.note(event, now);
-                    self.cancel_content(path);
+                    self.cancel_content(path, now);
                 }
                 _ => self.collate.note(event, now),
             }
@@ -721,7 +760,7 @@ impl Mirror {
             self.next_rescan = None;
         }
         self.start_walk(now);
-        while self.looks < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
+        while self.looks.len() < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
             let flights = &self.flights;
             let (looking, clearings) = (&self.looking, &self.clearings);
             let busy = |path: &RelPath| {
@@ -731,25 +770,20 @@ impl Mirror {
             if batch.is_empty() {
                 break;
             }
-            self.looks += 1;
-            self.naming += usize::from(!batch.steps.is_empty());
+            self.looks.push_back(!batch.steps.is_empty());
             self.looking.extend(batch.paths.iter().map(|(path, ..)| path.clone()));
             self.out.push(Effect::Look(batch));
         }
         self.name_staged(now);
         self.finish_walk(now);
+        // Another may have waited for the end of that one.
+        self.start_walk(now);
         self.finish_once();
-    }
-
-    /// A batch came back from the looker.
-    fn looked_one(&mut self, looked: &Looked) {
-        self.looks = self.looks.saturating_sub(1);
-        self.naming = self.naming.saturating_sub(usize::from(!looked.steps.is_empty()));
     }
 
     /// Have all renames that were heard of left?
     fn names_told(&self) -> bool {
-        !self.collate.has_steps() && self.naming == 0
+        !self.collate.has_steps() && !self.looks.contains(&true)
     }
 
     /// Contents that are staged get their names, if no rename is still to be told.
@@ -786,16 +820,31 @@ impl Mirror {
             }
             return;
         }
-        let mut numbered = Vec::with_capacity(ops.len());
-        for op in ops {
-            let id = self.next_op;
-            self.next_op += 1;
-            self.totals.ops += 1;
-            self.totals.deleted += u64::from(matches!(op, Planned::Remove { .. }));
-            self.flights.insert(id, Flight { op: op.clone(), cause, first });
-            numbered.push((id, op));
-        }
+        let flights = ops.into_iter().map(|op| Flight { op, cause, first, cleared: 0 });
+        let numbered = flights.map(|flight| self.number(flight)).collect();
         self.out.push(Effect::Send(numbered));
+    }
+
+    fn number(&mut self, flight: Flight) -> (OpId, Planned) {
+        let (id, op) = (self.next_op, flight.op.clone());
+        self.next_op += 1;
+        self.totals.ops += 1;
+        self.totals.deleted += u64::from(matches!(op, Planned::Remove { .. }));
+        self.flights.insert(id, flight);
+        (id, op)
+    }
+
+    /// An operation found the target other than expected: it goes once more, or another in its
+    /// place. Its directory had its attributes before that and gets them again.
+    fn send_again(&mut self, flight: Flight, now: Instant) {
+        if let Some(dir) = flight.op.path().parent() {
+            self.collate.mark(&dir, Marks::META, now);
+        }
+        if matches!(flight.op, Planned::Remove { .. }) {
+            self.totals.deleted = self.totals.deleted.saturating_sub(1); // counted already
+        }
+        let numbered = self.number(flight);
+        self.out.push(Effect::Send(vec![numbered]));
     }
 
     /// Deletes stop; everything else goes on.
@@ -807,7 +856,7 @@ impl Mirror {
     }
 
     /// Says once of a path that its kind is not mirrored.
-    fn not_mirrored(&mut self, path: RelPath, kind: Kind) {
+    fn not_mirrored(&mut self, path: &RelPath, kind: Kind) {
         const SAID_MAX: usize = 1000;
         if self.unmirrored.len() < SAID_MAX && self.unmirrored.insert(path.clone()) {
             self.say(Report::Warning(format!("not mirrored: {path}: {}", kind.words())));
@@ -821,7 +870,7 @@ impl Mirror {
             && !self.finished
             && self.walk.is_none()
             && self.walks_due.is_empty()
-            && self.looks == 0
+            && self.looks.is_empty()
             && self.flights.is_empty()
             && self.clearings.is_empty()
             && self.collate.is_empty()

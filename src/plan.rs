@@ -244,7 +244,8 @@ fn rename(from: &RelPath, to: &RelPath, dir: bool, look: Option<&Look>, held: &H
         Some(Look::Here(entry)) => {
             let file = entry.kind == Kind::File;
             // A directory's time changes with what is done in it on the way: not a condition.
-            let mtime = held.meta(entry.kind, entry.meta).mtime.filter(|_| file);
+            let mtime = held.meta(entry.kind, entry.meta).mtime;
+            let mtime = mtime.filter(|_| entry.kind != Kind::Dir);
             (entry.kind, file.then_some(entry.size), mtime)
         }
         // It moved on or was replaced: its kind is all that is known.

@@ -5,6 +5,7 @@
 //! has ended and a fresh look still finds the name missing.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use lsync_protocol::entry::{Difference, Held, Kind, Named, Quick, difference};
 use lsync_protocol::path::RelPath;
@@ -35,10 +36,11 @@ pub fn reconcile(
     held: &Held,
     quick: Quick,
 ) -> Differences {
+    let unknown: HashSet<&[u8]> = unknown.iter().map(|name| &**name).collect();
     let mut found = Differences::default();
     let mut theirs = target.unwrap_or_default().iter().peekable();
     let extra = |named: &Named, found: &mut Differences| {
-        if !unknown.iter().any(|name| **name == *named.name)
+        if !unknown.contains(&*named.name)
             && let Ok(path) = dir.join(&named.name)
         {
             found.extra.push((path, named.entry.kind));

@@ -40,7 +40,9 @@ struct Shared {
     bulk: Semaphore,
     /// Listings that were asked and not answered.
     asked: Mutex<HashSet<u32>>,
-    /// Operations whose content is not wanted any more.
+    /// Operations whose content is being brought, or is to be, by a transfer of its own.
+    bringing: Mutex<HashSet<OpId>>,
+    /// Those of them whose content is not wanted any more.
     cancelled: Mutex<HashSet<OpId>>,
     /// Stages the agent cannot take, and why.
     broken: Mutex<BTreeMap<u32, String>>,
@@ -99,6 +101,7 @@ impl AgentCarrier {
             small_all,
             bulk: Semaphore::new(welcome.bulk.clamp(PIECE as u32, 64 << 20) as usize),
             asked: Mutex::default(),
+            bringing: Mutex::default(),
             cancelled: Mutex::default(),
             broken: Mutex::default(),
             finishing: AtomicBool::new(false),
@@ -165,7 +168,7 @@ impl Carrier for AgentCarrier {
         if let Some(staged) = locked(&self.shared.staged).remove(&id) {
             self.say(&Message::Abort { stage: staged.stage });
             self.shared.stages.add_permits(1);
-        } else {
+        } else if locked(&self.shared.bringing).contains(&id) {
             locked(&self.shared.cancelled).insert(id);
         }
     }

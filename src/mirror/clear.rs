@@ -4,14 +4,14 @@
 //! protect or that the source does have stay, the others are removed by name, directories in turn
 //! the same way, and then the first operation is tried again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use lsync_protocol::entry::Kind;
 use lsync_protocol::path::RelPath;
 
 use super::walk::Answer;
-use super::{Cause, Effect, Flight, Mirror, RootTrouble};
+use super::{Cause, Effect, Flight, Mirror, RootTrouble, covers};
 use crate::plan::Planned;
 
 /// How often one directory is cleared before it is a problem: somebody keeps filling it.
@@ -27,7 +27,6 @@ struct Clearing {
     waiting: usize,
     /// Names that stay.
     kept: usize,
-    round: u32,
 }
 
 /// Directories being cleared.
@@ -35,7 +34,7 @@ struct Clearing {
 pub(super) struct Clearings {
     by_key: HashMap<u64, Clearing>,
     requests: HashMap<u32, u64>,
-    rounds: HashMap<RelPath, u32>,
+    paths: BTreeMap<RelPath, usize>,
     next: u64,
 }
 
@@ -51,13 +50,30 @@ impl Clearings {
 
     /// Is this path in a directory that is being cleared?
     pub(super) fn busy(&self, path: &RelPath) -> bool {
-        self.by_key.values().any(|clearing| path.is_at_or_under(clearing.then.op.path()))
+        covers(&self.paths, path)
+    }
+
+    fn begin(&mut self, key: u64, then: Flight) {
+        *self.paths.entry(then.op.path().clone()).or_default() += 1;
+        self.by_key.insert(key, Clearing { then, waiting: 0, kept: 0 });
+    }
+
+    fn end(&mut self, key: u64) -> Option<Clearing> {
+        let clearing = self.by_key.remove(&key)?;
+        let path = clearing.then.op.path();
+        if let Some(count) = self.paths.get_mut(path) {
+            *count -= 1;
+            if *count == 0 {
+                self.paths.remove(path);
+            }
+        }
+        Some(clearing)
     }
 
     /// All ends, as after a broken link: the directories that were being cleared.
     pub(super) fn drain(&mut self) -> Vec<RelPath> {
         self.requests.clear();
-        self.rounds.clear();
+        self.paths.clear();
         self.by_key.drain().map(|(_, clearing)| clearing.then.op.path().clone()).collect()
     }
 }
@@ -66,8 +82,7 @@ impl Mirror {
     /// A directory to be removed or replaced is not empty on the target.
     pub(super) fn not_empty(&mut self, flight: Flight, now: Instant) {
         let path = flight.op.path().clone();
-        let round = self.clearings.rounds.get(&path).copied().unwrap_or(0) + 1;
-        let why = if round > ROUNDS {
+        let why = if flight.cleared >= ROUNDS {
             Some("the directory does not become empty on the target")
         } else if self.rules.delete == crate::config::Delete::No {
             Some("a directory that is not empty is in the way on the target")
@@ -77,10 +92,9 @@ impl Mirror {
             None
         };
         if let Some(why) = why {
-            self.clearings.rounds.remove(&path);
             self.failed(&path, why, now);
             if let Cause::Clearing(key) = flight.cause {
-                self.cleared_one(key, false);
+                self.cleared_one(key, false, now);
             }
             return;
         }
@@ -89,8 +103,7 @@ impl Mirror {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
         self.clearings.requests.insert(request, key);
-        self.clearings.rounds.insert(path.clone(), round);
-        self.clearings.by_key.insert(key, Clearing { then: flight, waiting: 0, kept: 0, round });
+        self.clearings.begin(key, flight);
         self.out.push(Effect::List { request, dir: path, digest: None });
     }
 
@@ -165,8 +178,7 @@ impl Mirror {
     }
 
     /// One name of a directory is gone, or stays.
-    pub(super) fn cleared_one(&mut self, key: u64, gone: bool) {
-        let now = Instant::now();
+    pub(super) fn cleared_one(&mut self, key: u64, gone: bool, now: Instant) {
         let Some(clearing) = self.clearings.by_key.get_mut(&key) else { return };
         clearing.waiting = clearing.waiting.saturating_sub(1);
         clearing.kept += usize::from(!gone);
@@ -177,15 +189,25 @@ impl Mirror {
 
     /// All that could go has gone.
     fn cleared(&mut self, key: u64, now: Instant) {
-        let Some(clearing) = self.clearings.by_key.remove(&key) else { return };
+        let Some(clearing) = self.clearings.end(key) else { return };
         let path = clearing.then.op.path().clone();
-        if clearing.kept == 0 {
-            return self.send(vec![clearing.then.op], clearing.then.cause, clearing.then.first);
+        if clearing.kept == 0 && self.collate.marks(&path).is_some() {
+            // Something happened to it meanwhile: a fresh look decides, and what is above it is
+            // tried after that.
+            if let Cause::Clearing(above) = clearing.then.cause {
+                self.cleared_one(above, true, now);
+            }
+            self.collate.release_under(&path, now);
+            return;
         }
-        self.clearings.rounds.remove(&path);
-        let _ = clearing.round;
+        if clearing.kept == 0 {
+            let then = Flight { cleared: clearing.then.cleared + 1, ..clearing.then };
+            self.send_again(then, now);
+            self.collate.release_under(&path, now);
+            return;
+        }
         match (&clearing.then.op, clearing.then.cause) {
-            (_, Cause::Clearing(above)) => self.cleared_one(above, false),
+            (_, Cause::Clearing(above)) => self.cleared_one(above, false, now),
             (Planned::Replace { .. }, _) => {
                 let why = "a directory is in the way on the target, \
                            and it holds names that are protected or could not be deleted";
@@ -194,6 +216,6 @@ impl Mirror {
             // As with rsync, a directory stays for what is protected in it.
             _ => {}
         }
-        self.collate.release(&path, now);
+        self.collate.release_under(&path, now);
     }
 }

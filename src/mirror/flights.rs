@@ -1,7 +1,7 @@
 //! Operations on their way: known by id and by path, so that an ack finds its path also after a
 //! rename, and a path never has two operations in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use lsync_protocol::message::OpId;
@@ -29,13 +29,21 @@ pub(crate) struct Flight {
     pub(crate) cause: Cause,
     /// When the change was first heard of.
     pub(crate) first: Instant,
+    /// How often a directory was cleared for it.
+    pub(crate) cleared: u32,
 }
 
 /// All operations in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     by_id: BTreeMap<OpId, Flight>,
-    by_path: BTreeMap<RelPath, OpId>,
+    /// Of all but attributes of directories. A rename joins what flies under its names already.
+    by_path: BTreeSet<(RelPath, OpId)>,
+    /// Names under which content was sent that is called differently by now: it may be read only
+    /// now, and what is read is what stands there by then.
+    sent_as: BTreeSet<(RelPath, OpId)>,
+    /// The same, by operation.
+    sent_names: BTreeMap<OpId, Vec<RelPath>>,
     walk: usize,
 }
 
@@ -61,16 +69,16 @@ impl Flights {
     /// Does an operation on this path's content or name fly? Attributes of directories do not
     /// count: they are idempotent and any number may fly.
     pub(crate) fn busy(&self, path: &RelPath) -> bool {
-        self.by_path.contains_key(path)
+        self.at(path).is_some()
     }
 
     pub(crate) fn insert(&mut self, id: OpId, flight: Flight) {
         self.walk += usize::from(flight.cause == Cause::Walk);
         if !matches!(flight.op, Planned::Dir { .. }) {
             if let Planned::Rename { from, .. } = &flight.op {
-                self.by_path.insert(from.clone(), id);
+                self.by_path.insert((from.clone(), id));
             }
-            self.by_path.insert(flight.op.path().clone(), id);
+            self.by_path.insert((flight.op.path().clone(), id));
         }
         self.by_id.insert(id, flight);
     }
@@ -78,31 +86,58 @@ impl Flights {
     pub(crate) fn remove(&mut self, id: OpId) -> Option<Flight> {
         let flight = self.by_id.remove(&id)?;
         self.walk -= usize::from(flight.cause == Cause::Walk);
-        self.forget(flight.op.path(), id);
+        self.by_path.remove(&(flight.op.path().clone(), id));
         if let Planned::Rename { from, .. } = &flight.op {
-            self.forget(from, id);
+            self.by_path.remove(&(from.clone(), id));
+        }
+        for name in self.sent_names.remove(&id).unwrap_or_default() {
+            self.sent_as.remove(&(name, id));
         }
         Some(flight)
     }
 
-    fn forget(&mut self, path: &RelPath, id: OpId) {
-        if self.by_path.get(path) == Some(&id) {
-            self.by_path.remove(path);
-        }
+    /// The first operation in flight on this path.
+    fn at(&self, path: &RelPath) -> Option<OpId> {
+        let (at, id) = self.by_path.range((path.clone(), 0)..).next()?;
+        (at == path).then_some(*id)
     }
 
     /// An operation goes on under another number; its path of now.
     pub(crate) fn renumber(&mut self, old: OpId, new: OpId) -> Option<RelPath> {
+        let names = self.sent_names.remove(&old).unwrap_or_default();
+        for name in &names {
+            self.sent_as.remove(&(name.clone(), old));
+        }
         let flight = self.remove(old)?;
         let path = flight.op.path().clone();
         self.insert(new, flight);
+        if !names.is_empty() {
+            self.sent_as.extend(names.iter().map(|name| (name.clone(), new)));
+            self.sent_names.insert(new, names);
+        }
         Some(path)
     }
 
-    /// The operation in flight on this path.
-    pub(crate) fn at(&self, path: &RelPath) -> Option<(OpId, &Flight)> {
-        let id = *self.by_path.get(path)?;
-        Some((id, self.by_id.get(&id)?))
+    /// Contents in flight at or under this path.
+    pub(crate) fn contents_under(&self, dir: &RelPath) -> Vec<(RelPath, OpId)> {
+        self.names_under(dir)
+            .filter(|(_, id)| self.by_id.get(id).is_some_and(|flight| is_content(&flight.op)))
+            .cloned()
+            .collect()
+    }
+
+    /// A name came up at this path: contents that were sent under it, or under a name beneath it,
+    /// and that are called differently now.
+    pub(crate) fn reused(&self, path: &RelPath) -> Vec<RelPath> {
+        self.sent_as
+            .range((path.clone(), 0)..)
+            .take_while(|(old, _)| old.is_at_or_under(path))
+            .filter_map(|(_, id)| Some(self.by_id.get(id)?.op.path().clone()))
+            .collect()
+    }
+
+    fn names_under(&self, dir: &RelPath) -> impl Iterator<Item = &(RelPath, OpId)> {
+        self.by_path.range((dir.clone(), 0)..).take_while(|(path, _)| path.is_at_or_under(dir))
     }
 
     /// Those of `count` numbers from `first` on that fly.
@@ -114,34 +149,51 @@ impl Flights {
         self.by_id.get(&id)
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Flight> {
+        self.by_id.values()
+    }
+
     /// All of them, as after a broken link.
     pub(crate) fn drain(&mut self) -> Vec<Flight> {
         self.by_path.clear();
+        self.sent_as.clear();
+        self.sent_names.clear();
         self.walk = 0;
         std::mem::take(&mut self.by_id).into_values().collect()
     }
 
-    /// Do any fly at or under this path?
-    pub(crate) fn under(&self, dir: &RelPath) -> bool {
-        self.by_path.range(dir.clone()..).next().is_some_and(|(path, _)| path.is_at_or_under(dir))
-    }
-
-    /// A name moved on the source: what flies beneath it is now known by the new name.
-    pub(crate) fn renamed(&mut self, from: &RelPath, to: &RelPath) {
-        let ids: Vec<(RelPath, OpId)> = self
-            .by_path
-            .range(from.clone()..)
-            .take_while(|(path, _)| path.is_at_or_under(from))
-            .map(|(path, id)| (path.clone(), *id))
-            .collect();
-        for (path, id) in ids {
-            self.by_path.remove(&path);
+    /// A name moved on the source: what flies beneath it is now known by the new name. Says the
+    /// new names of what is being removed.
+    pub(crate) fn renamed(&mut self, from: &RelPath, to: &RelPath) -> Vec<RelPath> {
+        let mut removes = Vec::new();
+        let names: Vec<(RelPath, OpId)> = self.names_under(from).cloned().collect();
+        for name in names {
+            self.by_path.remove(&name);
+            let (path, id) = name;
             let Some(moved) = path.moved(from, to) else { continue };
             if let Some(flight) = self.by_id.get_mut(&id) {
                 rewrite(&mut flight.op, &path, &moved);
+                if matches!(flight.op, Planned::Remove { .. }) {
+                    removes.push(moved.clone());
+                }
+                if is_content(&flight.op) {
+                    self.sent_names.entry(id).or_default().push(path.clone());
+                    self.sent_as.insert((path, id));
+                }
             }
-            self.by_path.insert(moved, id);
+            self.by_path.insert((moved, id));
         }
+        removes
+    }
+}
+
+/// Does it bring content that is read when it is built?
+fn is_content(op: &Planned) -> bool {
+    match op {
+        Planned::Content { .. } => true,
+        Planned::Replace { new, .. } => is_content(new),
+        _ => false,
     }
 }
 
@@ -179,10 +231,9 @@ mod tests {
     fn an_ack_finds_its_path_after_a_rename() {
         let mut flights = Flights::default();
         let op = Planned::Remove { path: path("a/x"), kind: Kind::File };
-        flights.insert(1, Flight { op, cause: Cause::Live, first: Instant::now() });
+        flights.insert(1, Flight { op, cause: Cause::Live, first: Instant::now(), cleared: 0 });
         flights.renamed(&path("a"), &path("b"));
         assert!(flights.busy(&path("b/x")) && !flights.busy(&path("a/x")));
-        assert!(flights.under(&path("b")) && !flights.under(&path("a")));
         let flight = flights.remove(1).unwrap();
         assert_eq!(flight.op.path(), &path("b/x"));
         assert!(flights.is_empty() && !flights.busy(&path("b/x")));
@@ -198,7 +249,7 @@ mod tests {
             size: None,
             mtime: None,
         };
-        flights.insert(1, Flight { op, cause: Cause::Walk, first: Instant::now() });
+        flights.insert(1, Flight { op, cause: Cause::Walk, first: Instant::now(), cleared: 0 });
         assert!(flights.busy(&path("a")) && flights.busy(&path("b")));
         assert_eq!(flights.of_walk(), 1);
         flights.renamed(&path("b"), &path("c"));

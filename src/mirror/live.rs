@@ -1,15 +1,27 @@
 //! Live changes: looked-at batches become operations, acks end them.
 
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::{Entry, Kind};
 use lsync_protocol::message::{OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
-use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report};
-use crate::collate::Marks;
+use super::problems::What;
+use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report, any_under, covers};
+use crate::collate::{Marks, Step};
 use crate::plan::{Look, Looked, Planned, plan};
 use crate::watch::WatchEvent;
+
+/// For so long a renamed directory is remembered, in case its old name is used again.
+const MOVED_FOR: Duration = Duration::from_secs(5);
+/// A name that is missing while no event told of it waits so long for that event.
+const GRACE: Duration = Duration::from_millis(50);
+/// At most so many of them.
+const MOVED_MAX: usize = 256;
+
+/// The cause of a problem that stands for the whole target.
+const ROOT_GONE: &str = "the target's directory is gone";
 
 /// Every entry of a looked-at batch.
 pub(super) fn entries(looked: &Looked) -> impl Iterator<Item = &Entry> {
@@ -28,14 +40,20 @@ impl Mirror {
         if self.held.is_none() || self.waiting.is_some() {
             return self.redirty(looked, now);
         }
-        self.looked_one(&looked);
+        self.looks.pop_front();
+        let mut there = BTreeMap::new();
         for (path, ..) in &looked.paths {
             self.looking.remove(path);
+            if let Some(kind) = self.there.remove(path) {
+                there.insert(path.clone(), kind);
+            }
         }
         for path in &looked.excluded {
             self.looking.remove(path);
-            self.problems.mended(path);
+            self.problems.gone(path);
         }
+        let mut returned: Vec<RelPath> = std::mem::take(&mut looked.excluded);
+        returned.extend(looked.paths.iter().map(|(path, ..)| path.clone()));
         for (_, look) in &mut looked.steps {
             if let Some(Look::Here(entry)) = look {
                 self.owners.map(entry);
@@ -57,29 +75,81 @@ impl Mirror {
         for (path, marks, since, look) in std::mem::take(&mut looked.paths) {
             if self.flights.busy(&path) || self.clearings.busy(&path) {
                 self.collate.mark(&path, marks, now);
+            } else if look == Look::Missing && !marks.has(Marks::NAME) {
+                // Nothing said that it went; what will say so may say where to, and then this goes
+                // along.
+                self.collate.mark_at(&path, marks.with(Marks::NAME), now, now + GRACE);
             } else {
                 first = first.min(since);
                 paths.push((path, marks, since, look));
             }
         }
         looked.paths = paths;
+        self.mark_moved_parents(&looked, now);
         let Some(held) = &self.held else { return };
         let mut plan = plan(&looked, held);
+        for op in &mut plan.removes {
+            if let Planned::Remove { path, kind } = op
+                && let Some(known) = there.get(path)
+            {
+                *kind = *known;
+            }
+        }
         for (path, whole) in std::mem::take(&mut plan.walks) {
             let due = self.walks_due.entry(path).or_insert(false);
             *due |= whole;
         }
         for (path, kind) in std::mem::take(&mut plan.unmirrored) {
-            self.not_mirrored(path, kind);
+            self.not_mirrored(&path, kind);
         }
         for (path, why) in std::mem::take(&mut plan.unknown) {
             self.failed(&path, &why, now);
         }
         let removes = self.allowed_removes(&looked, std::mem::take(&mut plan.removes), now);
+        // What makes room for a rename is a delete like any other.
+        let is_clear = |op: &Planned| matches!(op, Planned::Remove { .. });
+        let clears: Vec<Planned> = plan.ops.iter().filter(|op| is_clear(op)).cloned().collect();
+        let allowed = self.allowed_removes(&looked, clears, now);
+        let allowed: BTreeSet<&RelPath> = allowed.iter().map(Planned::path).collect();
         let mut ops = plan.ops;
+        ops.retain(|op| !is_clear(op) || allowed.contains(op.path()));
         ops.extend(removes);
         ops.extend(plan.dirs);
         self.send(ops, Cause::Live, first);
+        // What came up meanwhile and has nothing in flight to wait for may leave.
+        for path in returned {
+            if !self.flights.busy(&path) {
+                self.collate.release(&path, now);
+            }
+        }
+    }
+
+    /// Directories in which names came or went, and that are called differently by now: they get
+    /// their attributes under their new names.
+    fn mark_moved_parents(&mut self, looked: &Looked, now: Instant) {
+        let steps = || looked.steps.iter().map(|(step, _)| step).enumerate();
+        let dirs: Vec<(usize, &RelPath, &RelPath)> = steps()
+            .filter_map(|(at, step)| match step {
+                Step::Rename { from, to, dir: true } => Some((at, from, to)),
+                _ => None,
+            })
+            .collect();
+        for (at, step) in steps() {
+            let Step::Rename { from, to, .. } = step else { continue };
+            for dir in [from.parent(), to.parent()].into_iter().flatten() {
+                let mut last = dir.clone();
+                for (_, from, to) in dirs.iter().filter(|(later, ..)| *later > at) {
+                    last = last.moved(from, to).unwrap_or(last);
+                }
+                if last != dir {
+                    self.collate.mark(&last, Marks::META, now);
+                } else if looked.parents.get(&dir) == Some(&Look::Missing)
+                    && looked.paths.binary_search_by(|(path, ..)| path.cmp(&dir)).is_err()
+                {
+                    self.collate.mark_at(&dir, Marks::META, now, now + GRACE);
+                }
+            }
+        }
     }
 
     /// What of the live deletes the policy and the guards let through.
@@ -90,12 +160,29 @@ impl Mirror {
         now: Instant,
     ) -> Vec<Planned> {
         for op in &removes {
-            if self.problems.mended(op.path()) {
+            if self.problems.gone(op.path()) {
                 self.say(Report::Solved(op.path().clone()));
             }
         }
         // Before the first walk is complete its deletes are the walk's business.
+        let filter = &self.rules.filter;
+        let removes: Vec<Planned> = removes
+            .into_iter()
+            .filter(|op| {
+                let dir = matches!(op, Planned::Remove { kind: Kind::Dir, .. });
+                filter.verdict_deep(op.path(), dir).deletable
+            })
+            .collect();
         if removes.is_empty() || !self.rules.delete.live() || self.halted.is_some() {
+            return Vec::new();
+        }
+        // Until the first walk has counted what there is, the guard cannot judge: what went
+        // meanwhile is put before it with what the walk finds.
+        if self.guard.limits()
+            && !self.ready
+            && let Some(walk) = &mut self.walk
+            && walk.also_extra(&removes)
+        {
             return Vec::new();
         }
         let at_root = removes.iter().any(|op| op.path().depth() == 1);
@@ -120,6 +207,45 @@ impl Mirror {
         removes
     }
 
+    /// What was read of these names, and not used yet or not known to be read, may be older or
+    /// newer than what the event tells of.
+    pub(super) fn newer_than_reads(&mut self, event: &WatchEvent, now: Instant) {
+        if let Some(walk) = &mut self.walk
+            && walk.heard(event)
+        {
+            // Too many to remember: everything it saw is doubtful.
+            for start in walk.starts() {
+                self.walks_due.entry(start.clone()).or_insert(false);
+            }
+        }
+        let (path, dir) = match event {
+            WatchEvent::Written(path) | WatchEvent::Closed(path) | WatchEvent::Unsure(path) => {
+                (path, false)
+            }
+            WatchEvent::Appeared { path, dir } | WatchEvent::Renamed { to: path, dir, .. } => {
+                (path, *dir)
+            }
+            _ => return,
+        };
+        for path in self.flights.reused(path) {
+            self.collate.mark(&path, Marks::CONTENT, now);
+        }
+        if !dir {
+            return;
+        }
+        // What was read under the old name before the rename was heard of may have been of the new
+        // directory, and then the rename took it along.
+        while self.moved.front().is_some_and(|(when, ..)| *when + MOVED_FOR <= now) {
+            self.moved.pop_front();
+        }
+        for (_, from, to) in &self.moved {
+            if from.is_at_or_under(path) {
+                let marks = Marks::NAME.with(Marks::TREE).with(Marks::DIR);
+                self.collate.mark(to, marks, now);
+            }
+        }
+    }
+
     /// A name moved on the source: everything that is known by it follows.
     pub(super) fn renamed(
         &mut self,
@@ -129,6 +255,33 @@ impl Mirror {
         event: &WatchEvent,
         now: Instant,
     ) {
+        // Where the rules tell the names apart it is not one thing that moved.
+        if !self.rules.filter.is_empty() {
+            let sent = |path| self.rules.filter.verdict_deep(path, dir).sent;
+            let (old, new) = (sent(from), sent(to));
+            if !(old && new) {
+                if old {
+                    self.collate.note(&WatchEvent::Gone { path: from.clone(), dir }, now);
+                    self.cancel_content(from, now);
+                }
+                if new {
+                    self.collate.note(&WatchEvent::Appeared { path: to.clone(), dir }, now);
+                }
+                return;
+            }
+        }
+        for (.., known) in &mut self.moved {
+            if let Some(moved) = known.moved(from, to) {
+                *known = moved;
+            }
+        }
+        if dir {
+            self.moved.push_back((now, from.clone(), to.clone()));
+            if self.moved.len() > MOVED_MAX {
+                self.moved.pop_front();
+            }
+        }
+        self.cancel_content(to, now);
         self.collate.note(event, now);
         // What is being looked at under its old name will seem to be missing.
         let looking: Vec<RelPath> = self
@@ -146,7 +299,8 @@ impl Mirror {
         }
         // The new name stands for what was not finished under the old one.
         let walked = self.walk.as_ref().is_some_and(|w| w.touches(from) || w.touches(to))
-            || self.walks_due.keys().any(|d| d.is_at_or_under(from) || from.is_under(d));
+            || covers(&self.walks_due, from)
+            || any_under(&self.walks_due, from);
         let rules = dir && !self.rules.filter.is_empty();
         let failed = self.problems.under(from) || self.problems.above(from);
         let clearing = self.clearings.busy(from) || self.clearings.busy(to);
@@ -158,8 +312,13 @@ impl Mirror {
             };
             self.collate.mark(to, marks, now);
         }
-        let due: Vec<RelPath> =
-            self.walks_due.keys().filter(|d| d.is_at_or_under(from)).cloned().collect();
+        let due: Vec<RelPath> = self
+            .walks_due
+            .range(from.clone()..)
+            .map(|(path, _)| path)
+            .take_while(|path| path.is_at_or_under(from))
+            .cloned()
+            .collect();
         for path in due {
             let whole = self.walks_due.remove(&path).unwrap_or(false);
             if let Some(moved) = path.moved(from, to) {
@@ -167,22 +326,29 @@ impl Mirror {
                 *due |= whole;
             }
         }
-        self.flights.renamed(from, to);
+        // What is being removed under its old name had only moved.
+        for path in self.flights.renamed(from, to) {
+            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
+        }
         self.problems.renamed(from, to);
     }
 
-    /// A file went while its content was on the way: the rest need not go.
-    pub(super) fn cancel_content(&mut self, path: &RelPath) {
-        if let Some((id, flight)) = self.flights.at(path)
-            && matches!(flight.op, Planned::Content { .. })
-        {
+    /// A name went, or another took its place, while content was on its way there: the rest need
+    /// not go, and what is there by then has to be looked at.
+    pub(super) fn cancel_content(&mut self, path: &RelPath, now: Instant) {
+        for (path, id) in self.flights.contents_under(path) {
             self.out.push(Effect::Cancel(id));
+            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT), now);
         }
     }
 
     /// A path failed: people hear of it once, and it is tried again later.
     pub(super) fn failed(&mut self, path: &RelPath, why: &str, now: Instant) {
-        let retry = self.problems.failed(path, why, now);
+        self.failed_at(path, What::Itself, why, now);
+    }
+
+    pub(super) fn failed_at(&mut self, path: &RelPath, what: What, why: &str, now: Instant) {
+        let retry = self.problems.failed(path, what, why, now);
         if let Some(problem) = retry.tell {
             self.say(Report::Problem(problem));
         }
@@ -211,7 +377,7 @@ impl Mirror {
                         _ => None,
                     };
                     match said.remove(&id) {
-                        None => self.succeeded(&flight),
+                        None => self.succeeded(&flight, now),
                         Some(outcome) => self.outcome(flight, outcome, now),
                     }
                     self.collate.release(&path, now);
@@ -223,12 +389,14 @@ impl Mirror {
         }
     }
 
-    fn succeeded(&mut self, flight: &Flight) {
-        if !matches!(flight.op, Planned::Dir { .. }) && self.problems.mended(flight.op.path()) {
+    fn succeeded(&mut self, flight: &Flight, now: Instant) {
+        let dir = matches!(flight.op, Planned::Dir { .. });
+        let what = if dir { What::Attributes } else { What::Itself };
+        if self.problems.mended(flight.op.path(), what) {
             self.say(Report::Solved(flight.op.path().clone()));
         }
         if let Cause::Clearing(key) = flight.cause {
-            self.cleared_one(key, true);
+            self.cleared_one(key, true, now);
         }
     }
 
@@ -239,7 +407,10 @@ impl Mirror {
             (Outcome::Missing, Planned::Remove { .. }) => {
                 self.guard.refund(1);
                 self.totals.deleted = self.totals.deleted.saturating_sub(1);
-                self.succeeded(&flight);
+                self.succeeded(&flight, now);
+            }
+            (Outcome::Missing | Outcome::NoParent, _) if path.is_root() => {
+                self.failed_at(&path, What::Attributes, ROOT_GONE, now);
             }
             // Attributes of something that is not there: the whole thing has to go over.
             (Outcome::Missing, Planned::Dir { .. }) => {
@@ -251,16 +422,22 @@ impl Mirror {
             (Outcome::NoParent, _) => self.no_parent(&flight, now),
             (Outcome::NotEmpty, _) => self.not_empty(flight, now),
             (Outcome::Occupied(kind), Planned::Remove { .. }) => {
-                // It is of another kind than was thought; the source has none of it either way.
-                let op = Planned::Remove { path, kind };
-                self.send(vec![op], flight.cause, flight.first);
+                // It is of another kind than was thought, or something came there since.
+                self.guard.refund(1);
+                self.totals.deleted = self.totals.deleted.saturating_sub(1);
+                let marks = if kind == Kind::Dir { name.with(Marks::DIR) } else { name };
+                self.collate.mark(&path, marks, now);
+                self.there.insert(path, kind);
+                if let Cause::Clearing(key) = flight.cause {
+                    self.cleared_one(key, true, now);
+                }
             }
             (
                 Outcome::Occupied(kind),
                 Planned::Content { .. } | Planned::Symlink { .. } | Planned::MakeDir { .. },
             ) => {
                 let op = Planned::Replace { old: kind, new: Box::new(flight.op.clone()) };
-                self.send(vec![op], flight.cause, flight.first);
+                self.send_again(Flight { op, ..flight }, now);
             }
             (Outcome::Refused | Outcome::Occupied(_), Planned::Rename { from, kind, .. }) => {
                 let dir = *kind == Kind::Dir;
@@ -268,8 +445,13 @@ impl Mirror {
                 self.collate.mark(from, marks, now);
                 self.collate.mark(&path, marks, now);
             }
-            (Outcome::Refused | Outcome::Occupied(_), _) => {
-                self.collate.mark(&path, name, now);
+            (Outcome::Refused | Outcome::Occupied(_), op) => {
+                let dir = match op {
+                    Planned::Replace { new, .. } => matches!(**new, Planned::MakeDir { .. }),
+                    op => matches!(op, Planned::Dir { .. }),
+                };
+                let marks = if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
+                self.collate.mark(&path, marks, now);
             }
             (Outcome::Problem(trouble), op) => {
                 if let Planned::Rename { from, kind, .. } = op {
@@ -277,9 +459,11 @@ impl Mirror {
                     let marks = if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
                     self.collate.mark(from, marks, now);
                 }
-                self.failed(&path, &trouble.text, now);
+                let dir = matches!(op, Planned::Dir { .. });
+                let what = if dir { What::Attributes } else { What::Itself };
+                self.failed_at(&path, what, &trouble.text, now);
                 if let Cause::Clearing(key) = flight.cause {
-                    self.cleared_one(key, false);
+                    self.cleared_one(key, false, now);
                 }
             }
         }
@@ -287,15 +471,16 @@ impl Mirror {
 
     /// The directory it should stand in is not on the target: that one is dirty, with all in it.
     fn no_parent(&mut self, flight: &Flight, now: Instant) {
-        let mut paths = vec![flight.op.path().clone()];
+        let path = flight.op.path().clone();
         if let Planned::Rename { from, .. } = &flight.op {
             let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::TREE);
             self.collate.mark(from, marks, now);
         }
-        while let Some(path) = paths.pop() {
-            let Some(parent) = path.parent() else { continue };
+        if let Some(parent) = path.parent() {
             // Where the directory itself has a problem, its retry brings all in it.
-            if !self.problems.above(&parent) {
+            if parent.is_root() {
+                self.failed_at(&parent, What::Attributes, ROOT_GONE, now);
+            } else if !self.problems.above(&parent) {
                 let marks = Marks::NAME.with(Marks::TREE).with(Marks::DIR);
                 self.collate.mark(&parent, marks, now);
             }
@@ -308,7 +493,7 @@ impl Mirror {
         let path = flight.op.path().clone();
         match why {
             NotBuilt::Vanished => {
-                self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT), now);
+                self.collate.mark(&path, Marks::CONTENT, now);
             }
             NotBuilt::Failed(why) => self.failed(&path, &why, now),
         }

@@ -13,6 +13,7 @@ pub(crate) struct Owners {
     numeric: bool,
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
+    asked: Unasked,
 }
 
 /// Numbers to ask about.
@@ -64,8 +65,16 @@ impl Owners {
         unasked
     }
 
-    /// The target answered.
+    /// These are being asked about.
+    pub(crate) fn ask(&mut self, unasked: &Unasked) {
+        self.asked = unasked.clone();
+    }
+
+    /// The target answered. What it said nothing of stays as it is: it is not asked again.
     pub(crate) fn learn(&mut self, users: &[(u32, u32)], groups: &[(u32, u32)]) {
+        let asked = std::mem::take(&mut self.asked);
+        self.users.extend(asked.users.into_iter().map(|id| (id, id)));
+        self.groups.extend(asked.groups.into_iter().map(|id| (id, id)));
         self.users.extend(users.iter().copied());
         self.groups.extend(groups.iter().copied());
     }
@@ -88,5 +97,23 @@ impl Owners {
         for named in entries {
             self.map(&mut named.entry);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_the_target_says_nothing_of_is_not_asked_for_ever() {
+        let mut owners = Owners::new(false);
+        let unasked = Unasked { users: BTreeSet::from([7, 8]), groups: BTreeSet::from([9]) };
+        owners.ask(&unasked);
+        owners.learn(&[(7, 70)], &[]);
+        let known = |map: &HashMap<u32, u32>, id: u32| map.get(&id).copied();
+        assert_eq!(known(&owners.users, 7), Some(70));
+        assert_eq!(known(&owners.users, 8), Some(8));
+        assert_eq!(known(&owners.groups, 9), Some(9));
+        assert!(owners.asked.is_empty());
     }
 }

@@ -17,8 +17,19 @@ const MAX: usize = 10_000;
 /// The paths that failed and are not mended yet.
 #[derive(Debug)]
 pub(crate) struct Problems {
-    paths: BTreeMap<RelPath, Problem>,
+    paths: BTreeMap<RelPath, (Problem, What)>,
     tries: u32,
+}
+
+/// What failed, and so what has to succeed before the path counts as mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The thing itself could not be looked at, read or had.
+    Itself,
+    /// A directory could not be given its attributes.
+    Attributes,
+    /// A directory could not be read, on either side.
+    Listing,
 }
 
 /// What to do about a failure.
@@ -41,26 +52,52 @@ impl Problems {
     }
 
     pub(crate) fn list(&self) -> impl Iterator<Item = &Problem> {
-        self.paths.values()
+        self.paths.values().map(|(problem, _)| problem)
     }
 
     /// A path failed.
-    pub(crate) fn failed(&mut self, path: &RelPath, cause: &str, now: Instant) -> Retry {
-        let known = self.paths.get(path);
-        let tries = known.map_or(0, |problem| problem.tries) + 1;
-        let new = known.is_none_or(|problem| problem.cause != cause);
-        let problem = Problem { path: path.clone(), cause: cause.to_owned(), tries };
-        if known.is_some() || self.paths.len() < MAX {
-            self.paths.insert(path.clone(), problem.clone());
+    pub(crate) fn failed(
+        &mut self,
+        path: &RelPath,
+        what: What,
+        cause: &str,
+        now: Instant,
+    ) -> Retry {
+        let known = self.paths.get(path).map(|(problem, _)| problem);
+        if known.is_none() && self.paths.len() >= MAX {
+            // Too many to count tries: again much later, or with the next run.
+            return Retry { tell: None, at: (self.tries == u32::MAX).then_some(now + LAST) };
         }
+        let tries = known.map_or(0, |problem| problem.tries) + 1;
+        // One that fails in several ways by turns is told of once.
+        let new = self
+            .paths
+            .get(path)
+            .is_none_or(|(problem, failed)| *failed == what && problem.cause != cause);
+        let problem = Problem { path: path.clone(), cause: cause.to_owned(), tries };
+        self.paths.insert(path.clone(), (problem.clone(), what));
         let wait = FIRST.saturating_mul(1 << (tries - 1).min(16)).min(LAST);
         let wait = if self.tries == u32::MAX { wait } else { Duration::ZERO };
         Retry { tell: new.then_some(problem), at: (tries < self.tries).then_some(now + wait) }
     }
 
-    /// A path is mended, or gone: was it a problem?
-    pub(crate) fn mended(&mut self, path: &RelPath) -> bool {
+    /// This succeeded: was it the problem?
+    pub(crate) fn mended(&mut self, path: &RelPath, what: What) -> bool {
+        let mended = self.paths.get(path).is_some_and(|(_, failed)| *failed == what);
+        if mended {
+            self.paths.remove(path);
+        }
+        mended
+    }
+
+    /// The path is gone, or no longer mirrored: was it a problem?
+    pub(crate) fn gone(&mut self, path: &RelPath) -> bool {
         self.paths.remove(path).is_some()
+    }
+
+    /// All is to be found out anew.
+    pub(crate) fn clear(&mut self) {
+        self.paths.clear();
     }
 
     /// Is there a problem at this path or above it?
@@ -89,11 +126,11 @@ impl Problems {
             .map(|(path, _)| path.clone())
             .collect();
         for path in paths {
-            if let Some(mut problem) = self.paths.remove(&path)
+            if let Some((mut problem, what)) = self.paths.remove(&path)
                 && let Some(moved) = path.moved(from, to)
             {
                 problem.path.clone_from(&moved);
-                self.paths.insert(moved, problem);
+                self.paths.insert(moved, (problem, what));
             }
         }
     }
@@ -108,18 +145,21 @@ mod tests {
         let now = Instant::now();
         let path = RelPath::new(&b"a/b"[..]).unwrap();
         let mut problems = Problems::new(u32::MAX);
-        let first = problems.failed(&path, "permission denied", now);
+        let first = problems.failed(&path, What::Itself, "permission denied", now);
         assert_eq!(first.tell.map(|problem| problem.tries), Some(1));
         assert_eq!(first.at, Some(now + FIRST));
-        let second = problems.failed(&path, "permission denied", now);
+        let second = problems.failed(&path, What::Itself, "permission denied", now);
         assert_eq!(second, Retry { tell: None, at: Some(now + FIRST * 2) });
-        assert!(problems.failed(&path, "no space left on device", now).tell.is_some());
+        assert!(
+            problems.failed(&path, What::Itself, "no space left on device", now).tell.is_some()
+        );
         for _ in 0..40 {
-            assert!(problems.failed(&path, "x", now).at <= Some(now + LAST));
+            assert!(problems.failed(&path, What::Itself, "x", now).at <= Some(now + LAST));
         }
         assert!(problems.above(&RelPath::new(&b"a/b/c"[..]).unwrap()));
         assert!(problems.under(&RelPath::new(&b"a"[..]).unwrap()));
-        assert!(problems.mended(&path) && problems.is_empty());
+        assert!(!problems.mended(&path, What::Listing));
+        assert!(problems.mended(&path, What::Itself) && problems.is_empty());
     }
 
     #[test]
@@ -127,7 +167,7 @@ mod tests {
         let now = Instant::now();
         let path = RelPath::new(&b"a"[..]).unwrap();
         let mut problems = Problems::new(2);
-        assert_eq!(problems.failed(&path, "x", now).at, Some(now));
-        assert_eq!(problems.failed(&path, "x", now).at, None);
+        assert_eq!(problems.failed(&path, What::Itself, "x", now).at, Some(now));
+        assert_eq!(problems.failed(&path, What::Itself, "x", now).at, None);
     }
 }

@@ -8,14 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use lsync_protocol::entry::{Difference, DirDigest, Kind, Meta, Named, Quick, difference};
+use lsync_protocol::entry::{Difference, DirDigest, Kind, Named, Quick, difference};
 use lsync_protocol::path::RelPath;
 
-use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals};
+use super::problems::What;
+use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals, any_under};
 use crate::collate::Marks;
 use crate::error::Exit;
 use crate::plan::Planned;
 use crate::reconcile::reconcile;
+use crate::watch::WatchEvent;
 
 /// The longest pause between two walks of the whole tree when events keep being lost.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -67,12 +69,18 @@ pub(super) struct Walk {
     /// What is beneath those, where the guard wants it counted.
     beneath: Vec<(RelPath, Kind)>,
     counting: BTreeMap<u32, RelPath>,
-    /// Attributes of the directories that hold extra names.
-    holders: BTreeMap<RelPath, Meta>,
+    /// The directories that hold extra names.
+    holders: BTreeSet<RelPath>,
     /// Names in the source's root.
     root_names: Option<usize>,
     counts: Totals,
+    /// Names that events spoke of since it began, and whether what is beneath them may be other
+    /// than it was: what the walk read of them may be older than what was sent meanwhile.
+    touched: BTreeMap<RelPath, bool>,
 }
+
+/// The most names a walk remembers to have changed under it.
+const TOUCHED_MAX: usize = 100_000;
 
 impl Walk {
     pub(super) fn starts(&self) -> &[RelPath] {
@@ -96,6 +104,61 @@ impl Walk {
     /// Does it still have to do with this path?
     pub(super) fn touches(&self, path: &RelPath) -> bool {
         self.starts.iter().any(|start| path.is_at_or_under(start) || start.is_under(path))
+    }
+
+    /// Something is known that is newer than what it read. Says whether it became too much.
+    pub(super) fn heard(&mut self, event: &WatchEvent) -> bool {
+        let mut touch = |path: &RelPath, beneath: bool| {
+            *self.touched.entry(path.clone()).or_insert(false) |= beneath;
+        };
+        match event {
+            WatchEvent::Written(path) | WatchEvent::Closed(path) => touch(path, false),
+            WatchEvent::Attributes(path) => touch(path, false),
+            WatchEvent::Appeared { path, dir } | WatchEvent::Gone { path, dir } => {
+                touch(path, *dir);
+            }
+            WatchEvent::Renamed { from, to, dir } => {
+                touch(from, *dir);
+                touch(to, *dir);
+            }
+            WatchEvent::Unsure(path) => touch(path, true),
+            WatchEvent::Overflow | WatchEvent::RootGone => {}
+        }
+        let full = self.touched.len() > TOUCHED_MAX;
+        if full {
+            self.touched.clear();
+        }
+        full
+    }
+
+    /// May what stands in this directory be other than it was read?
+    fn dir_is_stale(&self, dir: &RelPath) -> bool {
+        let mut at = Some(dir.clone());
+        while let Some(above) = at {
+            if self.touched.get(&above) == Some(&true) {
+                return true;
+            }
+            at = above.parent();
+        }
+        false
+    }
+
+    /// May the directory's own attributes be other than they were read?
+    fn attributes_are_stale(&self, dir: &RelPath) -> bool {
+        // A name in it changed; deeper ones do not count, but a range is quickly asked.
+        any_under(&self.touched, dir)
+    }
+
+    /// Live deletes that are judged with those of the walk, while it still compares.
+    pub(super) fn also_extra(&mut self, removes: &[Planned]) -> bool {
+        let may = self.phase == Phase::Comparing && self.of_root();
+        if may {
+            self.extra.extend(removes.iter().filter_map(|op| match op {
+                Planned::Remove { path, kind } => Some((path.clone(), *kind)),
+                _ => None,
+            }));
+        }
+        may
     }
 
     fn of_root(&self) -> bool {
@@ -152,9 +215,10 @@ impl Mirror {
             extra: Vec::new(),
             beneath: Vec::new(),
             counting: BTreeMap::new(),
-            holders: BTreeMap::new(),
+            holders: BTreeSet::new(),
             root_names: None,
             counts: Totals::default(),
+            touched: BTreeMap::new(),
         });
     }
 
@@ -200,9 +264,9 @@ impl Mirror {
     }
 
     /// A directory of the source cannot be read: nothing beneath it is concluded.
-    pub(super) fn walk_failed(&mut self, id: u64, dir: RelPath, why: String, now: Instant) {
+    pub(super) fn walk_failed(&mut self, id: u64, dir: &RelPath, why: &str, now: Instant) {
         if self.walk_is(id) {
-            self.failed(&dir, &why, now);
+            self.failed_at(dir, What::Listing, why, now);
         }
     }
 
@@ -229,7 +293,11 @@ impl Mirror {
         if let Some(dir) = walk.counting.remove(&request) {
             return self.counted_beneath(&dir, answer, now);
         }
-        let Ok(at) = walk.pending.binary_search_by_key(&request, |pending| pending.request) else {
+        // The numbers may have gone round once.
+        let Some(first) = walk.pending.front().map(|front| front.request) else { return };
+        let since = request.wrapping_sub(first);
+        let Ok(at) = walk.pending.binary_search_by_key(&since, |p| p.request.wrapping_sub(first))
+        else {
             return;
         };
         walk.pending[at].answer = Some(answer);
@@ -250,11 +318,16 @@ impl Mirror {
             Answer::Same => None,
             Answer::Missing => Some(None),
             Answer::Entries(entries) => Some(Some(entries)),
-            Answer::Trouble(why) => return self.failed(&seen.dir, &why, now),
+            Answer::Trouble(why) => return self.failed_at(&seen.dir, What::Listing, &why, now),
         };
+        if self.problems.mended(&seen.dir, What::Listing) {
+            self.out.push(Effect::Say(Report::Solved(seen.dir.clone())));
+        }
         let meta = held.meta(Kind::Dir, seen.here.meta);
         let quick = if walk.whole { Quick::Never } else { self.rules.quick };
         let whole_tree = walk.of_root();
+        let stale = walk.dir_is_stale(&seen.dir);
+        let stale_attributes = stale || walk.attributes_are_stale(&seen.dir);
         let mut ops = Vec::new();
         let mut touched = made;
         let mut unmirrored = Vec::new();
@@ -274,13 +347,18 @@ impl Mirror {
                     .filter(|(path, kind)| filter.verdict_deep(path, *kind == Kind::Dir).deletable)
                     .collect();
                 if !extra.is_empty() {
-                    walk.holders.insert(seen.dir.clone(), meta);
+                    walk.holders.insert(seen.dir.clone());
                     walk.extra.append(&mut extra);
                 }
             }
             for op in found.ops {
                 let path = op.path();
-                if self.flights.busy(path) || self.looking.contains(path) {
+                let newer = stale
+                    || match &op {
+                        Planned::Dir { .. } => walk.attributes_are_stale(path),
+                        _ => walk.touched.contains_key(path),
+                    };
+                if newer || self.flights.busy(path) || self.looking.contains(path) {
                     // A live change is ahead: it is looked at once more after it.
                     let marks = match &op {
                         Planned::MakeDir { .. } => Marks::NAME.with(Marks::TREE).with(Marks::DIR),
@@ -298,11 +376,13 @@ impl Mirror {
             && self.root_entry.as_ref().is_some_and(|root| {
                 difference(&seen.here, root, &held, self.rules.quick) != Difference::None
             });
-        if touched || root_differs {
+        if (touched || root_differs) && stale_attributes {
+            self.collate.mark(&seen.dir, Marks::META, now);
+        } else if touched || root_differs {
             ops.push(Planned::Dir { path: seen.dir, meta });
         }
         for (path, kind) in unmirrored {
-            self.not_mirrored(path, kind);
+            self.not_mirrored(&path, kind);
         }
         self.send(ops, Cause::Walk, now);
     }
@@ -335,6 +415,9 @@ impl Mirror {
             return false;
         }
         let Some(walk) = &mut self.walk else { return false };
+        if walk.of_root() {
+            self.guard.counted(walk.counts.files + walk.counts.dirs);
+        }
         if walk.extra.is_empty() {
             walk.phase = Phase::Ending;
             return true;
@@ -350,10 +433,6 @@ impl Mirror {
             walk.phase = Phase::Ending;
             walk.extra.clear();
             return true;
-        }
-        if self.guard.limits() && walk.of_root() {
-            let counts = walk.counts;
-            self.guard.counted(counts.files + counts.dirs);
         }
         if !self.guard.limits() {
             self.check_extra();
@@ -400,7 +479,7 @@ impl Mirror {
                     }
                 }
             }
-            Answer::Trouble(why) => self.failed(dir, &why, now),
+            Answer::Trouble(why) => self.failed_at(dir, What::Listing, &why, now),
             Answer::Same | Answer::Missing => {}
         }
     }
@@ -444,27 +523,32 @@ impl Mirror {
             let hint = "nothing was deleted; raise --max-delete if this is meant".to_owned();
             return self.refuse_deletes(reason, hint);
         }
-        let holders: BTreeMap<RelPath, Meta> = std::mem::take(&mut walk.holders);
-        let dirs: BTreeSet<RelPath> = removes
-            .keys()
-            .filter_map(RelPath::parent)
-            .filter(|p| holders.contains_key(p))
-            .collect();
+        let mut dirs = std::mem::take(&mut walk.holders);
+        let mut removed = BTreeSet::new();
         walk.phase = Phase::Ending;
         walk.extra.clear();
         let mut ops: Vec<Planned> = Vec::new();
         for (path, kind) in removes.into_iter().rev() {
-            if self.flights.busy(&path) || self.collate.marks(&path).is_some() {
-                continue; // something newer is known of it
+            if self.flights.busy(&path)
+                || self.looking.contains(&path)
+                || self.collate.marks(&path).is_some()
+            {
+                // Something newer is known of it; whether that is the last word, a look will tell.
+                let marks = Marks::NAME.with(Marks::CONTENT);
+                let dir = kind == Kind::Dir;
+                let marks = if dir { marks.with(Marks::DIR) } else { marks };
+                self.collate.mark(&path, marks, now);
+                continue;
             }
+            dirs.extend(path.parent());
+            removed.insert(path.clone());
             ops.push(Planned::Remove { path, kind });
         }
-        for path in dirs.into_iter().rev() {
-            if let Some(meta) = holders.get(&path) {
-                ops.push(Planned::Dir { path, meta: *meta });
-            }
-        }
         self.send(ops, Cause::Walk, now);
+        // They left before: their times change when the names go, and are looked at after that.
+        for dir in dirs.difference(&removed) {
+            self.collate.mark(dir, Marks::META, now);
+        }
     }
 
     /// A guard refuses what a walk would delete. At a start that is the end; live, deletes stop.

@@ -80,6 +80,7 @@ pub(super) async fn build(
                     }
                 }
                 for file in built.large {
+                    locked(&shared.bringing).insert(file.id);
                     if large.send(file).is_err() {
                         return;
                     }

@@ -67,7 +67,10 @@ pub(super) async fn bring(
                     let (bulk, events, shared) = (bulk.clone(), events.clone(), Arc::clone(&shared));
                     running.spawn(async move {
                         let id = file.id;
-                        let said = match one(file, stage, &bulk, &shared).await {
+                        let brought = one(file, stage, &bulk, &shared).await;
+                        locked(&shared.bringing).remove(&id);
+                        locked(&shared.cancelled).remove(&id);
+                        let said = match brought {
                             Ok(settled) => {
                                 if !settled {
                                     let _ = events.send(Carried::Unsettled { id }).await;
