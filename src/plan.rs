@@ -31,11 +31,15 @@ pub enum Planned {
         meta: Meta,
         /// Its size when it was looked at.
         size: u64,
+        /// As far as is known, nothing stood there before: only for people.
+        new: bool,
     },
     /// Have a symbolic link here.
     Symlink {
         /// Where.
         path: RelPath,
+        /// As far as is known, nothing stood there before: only for people.
+        new: bool,
         /// Where it points.
         link: Box<[u8]>,
         /// Its attributes.
@@ -218,7 +222,7 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                     plan.ops.push(Planned::Meta { path: path.clone(), kind: entry.kind, meta });
                 } else {
                     touch(path);
-                    plan.ops.extend(create(path, entry, held));
+                    plan.ops.extend(create(path, entry, held, marks.has(Marks::NAME)));
                 }
             }
         }
@@ -260,15 +264,17 @@ fn make_dir(path: &RelPath, entry: &Entry, held: &Held) -> Planned {
     Planned::MakeDir { path: path.clone(), meta }
 }
 
-/// The operation that has this entry on the target, if its kind is mirrored.
+/// The operation that has this entry on the target, if its kind is mirrored; `new` says whether
+/// people are told of a new thing or of a changed one.
 #[must_use]
-pub fn create(path: &RelPath, entry: &Entry, held: &Held) -> Option<Planned> {
+pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<Planned> {
     let meta = held.meta(entry.kind, entry.meta);
     match entry.kind {
         Kind::Dir => Some(make_dir(path, entry, held)),
-        Kind::File => Some(Planned::Content { path: path.clone(), meta, size: entry.size }),
+        Kind::File => Some(Planned::Content { path: path.clone(), meta, size: entry.size, new }),
         Kind::Symlink => Some(Planned::Symlink {
             path: path.clone(),
+            new,
             link: entry.link.clone().unwrap_or_default(),
             meta,
         }),

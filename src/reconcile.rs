@@ -63,7 +63,7 @@ pub fn reconcile(
             found.unmirrored.push((path, ours.entry.kind));
             continue;
         }
-        let Some(op) = create(&path, &ours.entry, held) else { continue };
+        let Some(op) = create(&path, &ours.entry, held, there.is_none()) else { continue };
         let differs = there.map(|there| difference(&ours.entry, &there.entry, held, quick));
         match (there, differs) {
             (None, _) => {

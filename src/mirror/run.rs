@@ -613,6 +613,9 @@ impl Loop {
 fn step(op: &Planned) -> Step {
     match op {
         Planned::MakeDir { path, .. } => Step::Create { path: path.clone(), dir: true },
+        Planned::Content { path, new: true, .. } | Planned::Symlink { path, new: true, .. } => {
+            Step::Create { path: path.clone(), dir: false }
+        }
         Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
             Step::Update { path: path.clone() }
         }

@@ -177,7 +177,7 @@ fn needs_root(planned: &Planned) -> bool {
 fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &mut Built) {
     match planned {
         Planned::Replace { old, new } => match *new {
-            Planned::Content { path, meta, size } => {
+            Planned::Content { path, meta, size, .. } => {
                 content(id, path, meta, size, Some(old), root, run, built);
             }
             new => {
@@ -187,7 +187,7 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &m
                 }
             }
         },
-        Planned::Content { path, meta, size } => {
+        Planned::Content { path, meta, size, .. } => {
             content(id, path, meta, size, None, root, run, built);
         }
         other => {
@@ -202,7 +202,9 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &m
 fn plain_op(planned: Planned) -> Option<Op> {
     Some(match planned {
         Planned::MakeDir { path, meta } => Op::MakeDir { path, meta },
-        Planned::Symlink { path, link, meta } => Op::Symlink { path, link: link.into_vec(), meta },
+        Planned::Symlink { path, link, meta, .. } => {
+            Op::Symlink { path, link: link.into_vec(), meta }
+        }
         Planned::Meta { path, kind, meta } => Op::Meta { path, kind, meta },
         Planned::Dir { path, meta } => Op::Dir { path, meta },
         Planned::Rename { from, to, kind, size, mtime } => {

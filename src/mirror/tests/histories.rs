@@ -1,0 +1,254 @@
+//! Random histories: whatever is late, merged, doubled or lost, in the end both sides are equal.
+
+use super::world::*;
+use crate::config::Delete;
+use crate::mirror::{RootTrouble, Rules};
+use crate::watch::WatchEvent;
+use lsync_protocol::entry::Kind;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit
+    }
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+fn any_path(world: &World, random: &mut Random) -> Option<String> {
+    let all: Vec<String> =
+        world.source.keys().filter(|at| !at.is_root()).map(ToString::to_string).collect();
+    (!all.is_empty()).then(|| all[random.below(all.len())].clone())
+}
+
+fn free_name(world: &World, random: &mut Random) -> Option<String> {
+    let dirs: Vec<String> = world
+        .source
+        .iter()
+        .filter(|(at, thing)| thing.kind == Kind::Dir && at.depth() < 3)
+        .map(|(at, _)| if at.is_root() { String::new() } else { format!("{at}/") })
+        .collect();
+    let dir = &dirs[random.below(dirs.len())];
+    let name = format!("{dir}{}", ["a", "b", "c", "d"][random.below(4)]);
+    (!world.source.contains_key(&path(&name))).then_some(name)
+}
+
+/// Somebody does something on the source.
+fn change(world: &mut World, random: &mut Random, next: &mut u64) {
+    *next += 1;
+    let content = if random.one_in(4) { LARGE + *next } else { *next };
+    match random.below(16) {
+        0..=2 => {
+            if let Some(name) = free_name(world, random) {
+                world.write(&name, content);
+            }
+        }
+        3 | 4 => {
+            if let Some(name) = free_name(world, random) {
+                world.mkdir(&name);
+            }
+        }
+        5 => {
+            if let Some(name) = free_name(world, random) {
+                world.link(&name, content);
+            }
+        }
+        6 => {
+            if let Some(name) = free_name(world, random) {
+                world.move_in(&name, &["a", "b/", "b/a"]);
+            }
+        }
+        7 => {
+            if let Some(name) = any_path(world, random) {
+                world.remove(&name);
+            }
+        }
+        8 => {
+            if let Some(name) = any_path(world, random) {
+                world.move_out(&name);
+            }
+        }
+        9 | 10 => {
+            if let Some(name) = any_path(world, random) {
+                if world.source[&path(&name)].kind == Kind::File {
+                    world.write(&name, content);
+                } else {
+                    world.chmod(&name, 0o700 + (content % 64) as u32);
+                }
+            }
+        }
+        11 => {
+            let (a, b) = (any_path(world, random), any_path(world, random));
+            if let (Some(a), Some(b)) = (a, b) {
+                let (from, to) = (path(&a), path(&b));
+                if !from.is_at_or_under(&to) && !to.is_at_or_under(&from) {
+                    if random.one_in(2) {
+                        world.exchange(&a, &b);
+                    } else if world.source[&from].kind != Kind::Dir
+                        && world.source[&to].kind != Kind::Dir
+                    {
+                        world.rename(&a, &b);
+                    }
+                }
+            }
+        }
+        _ => {
+            let (from, to) = (any_path(world, random), free_name(world, random));
+            if let (Some(from), Some(to)) = (from, to)
+                && !path(&to).is_at_or_under(&path(&from))
+            {
+                world.rename(&from, &to);
+            }
+        }
+    }
+}
+
+/// The kernel or the watcher is not exact.
+fn disturb(world: &mut World, random: &mut Random) {
+    if world.events.is_empty() {
+        return;
+    }
+    let at = random.below(world.events.len());
+    match random.below(3) {
+        0 => {
+            world.events.truncate(at);
+            world.events.push_back(WatchEvent::Overflow);
+        }
+        1 => {
+            if !matches!(world.events[at], WatchEvent::Renamed { .. }) {
+                let event = world.events[at].clone();
+                world.events.push_back(event);
+            }
+        }
+        _ => {
+            // Two halves that were not paired.
+            if let WatchEvent::Renamed { from, to, dir } = world.events[at].clone() {
+                world.events[at] = WatchEvent::Gone { path: from, dir };
+                world.events.insert(at + 1, WatchEvent::Appeared { path: to, dir });
+            }
+        }
+    }
+}
+
+fn history(seed: u64, rules: Rules) -> World {
+    let random = &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    for _ in 0..4 {
+        random.below(2);
+    }
+    let mut world = World::new(rules);
+    let mut next = 0;
+    for _ in 0..random.below(12) {
+        change(&mut world, random, &mut next);
+    }
+    world.events.clear();
+    for name in ["a", "b", "c"] {
+        if random.one_in(3) {
+            world.place_there(name, [Kind::File, Kind::Dir][random.below(2)]);
+        }
+    }
+    world.connect();
+    let eager = random.below(40) + 2;
+    for _ in 0..400 {
+        world.never_along = random.one_in(2);
+        if random.one_in(eager) {
+            change(&mut world, random, &mut next);
+        }
+        match random.below(150) {
+            0 | 1 => disturb(&mut world, random),
+            2 if world.connected() => world.cut(),
+            3..=10 if !world.connected() => {
+                world.boot += u8::from(random.one_in(3));
+                world.connect();
+            }
+            11 => world.root = Some([RootTrouble::Gone, RootTrouble::Replaced][random.below(2)]),
+            12..=20 => world.root = None,
+            36 | 37 => {
+                if let Some(name) = any_path(&world, random) {
+                    world.broken.insert(path(&name));
+                }
+            }
+            38 | 39 => {
+                if let Some(name) = any_path(&world, random) {
+                    world.unreadable.insert(path(&name));
+                }
+            }
+            40..=45 => {
+                world.broken.pop_first();
+                world.unreadable.pop_first();
+            }
+            21..=35 => {
+                world.now += std::time::Duration::from_millis(random.below(20) as u64);
+                world.handle(crate::mirror::Event::Tick);
+            }
+            _ => {
+                let act = ACTS[random.below(ACTS.len())];
+                let pick = random.below(100);
+                world.act(act, pick);
+            }
+        }
+    }
+    world.root = None;
+    world.broken.clear();
+    world.unreadable.clear();
+    if !world.connected() {
+        world.connect();
+    }
+    world.settle_for(1000);
+    world
+}
+
+const SEEDS: u64 = 500;
+
+fn run(seeds: std::ops::Range<u64>, rules: impl Fn() -> Rules) {
+    run_to(seeds, rules, World::assert_equal);
+}
+
+/// Every seed's history; `SEED=n` plays one alone.
+fn run_to(seeds: std::ops::Range<u64>, rules: impl Fn() -> Rules, check: impl Fn(&World)) {
+    if let Ok(seed) = std::env::var("SEED") {
+        return check(&history(seed.parse().unwrap(), rules()));
+    }
+    let play = |seed| check(&history(seed, rules()));
+    let fails = |&seed: &u64| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(seed))).is_err()
+    };
+    let failed: Vec<u64> = seeds.filter(fails).collect();
+    assert!(failed.is_empty(), "seeds that fail: {} {failed:?}", failed.len());
+}
+
+#[test]
+fn every_history_ends_equal() {
+    run(1..SEEDS, || Rules { allow_empty: true, ..rules() });
+}
+
+#[test]
+fn every_history_under_rules_ends_equal_and_keeps_what_they_protect() {
+    let filter = filtered(&["- b", "- /a/c", "P d"]);
+    run_to(
+        1..SEEDS,
+        || Rules { allow_empty: true, filter: filter.clone(), ..rules() },
+        World::assert_equal_but_for_protected,
+    );
+}
+
+#[test]
+fn a_history_without_deletes_ends_with_all_that_the_source_has() {
+    run_to(
+        1..SEEDS / 4,
+        || Rules { delete: Delete::No, ..rules() },
+        |world| {
+            for (at, thing) in &world.source {
+                // What cannot make room stays in the way, and is a problem.
+                let blocked = world.mirror.problems().any(|p| at.is_at_or_under(&p.path));
+                let there = world.target.get(at).map(|there| (there.kind, there.content));
+                assert!(blocked || there == Some((thing.kind, thing.content)), "{at}: {there:?}");
+            }
+            assert!(!world.sent.iter().any(|line| line.starts_with("delete")), "{:?}", world.sent);
+        },
+    );
+}
