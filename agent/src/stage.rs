@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::path::{stage_mirror, stage_name};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 mod large;
@@ -23,13 +23,47 @@ pub(crate) struct Names {
     mirror: u32,
     next: AtomicU32,
     live: Mutex<HashSet<u32>>,
+    /// Held while a directory is given its times, and while a name comes or goes quietly.
+    times: Mutex<()>,
 }
 
 impl Names {
     pub(crate) fn new(mirror: u32) -> Arc<Names> {
         // Dead names of a former process rarely stand in the way when we do not begin where it did.
         let begin = std::process::id().wrapping_mul(0x9e37_79b1);
-        Arc::new(Names { mirror, next: AtomicU32::new(begin), live: Mutex::default() })
+        Arc::new(Names {
+            mirror,
+            next: AtomicU32::new(begin),
+            live: Mutex::default(),
+            times: Mutex::default(),
+        })
+    }
+
+    /// While this lives, no quiet change puts an older time back.
+    pub(crate) fn times(&self) -> MutexGuard<'_, ()> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something to a name in a directory without a trace in the directory's own time. The
+    /// stage of a large file may stand in a directory that has its times already, and which nobody
+    /// will set again on its account: one above, or one that its file has left meanwhile.
+    fn quietly<T>(&self, dir: BorrowedFd<'_>, change: impl FnOnce() -> T) -> T {
+        let _times = self.times();
+        let before = rustix::fs::fstat(dir);
+        let changed = change();
+        if let Ok(before) = before {
+            let times = Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: Timespec {
+                    tv_sec: before.st_mtime,
+                    tv_nsec: before.st_mtime_nsec as _,
+                },
+            };
+            // By name, for the descriptor may be one of O_PATH. Where the directory is not ours, its
+            // times are not either.
+            let _ = rustix::fs::utimensat(dir, ".", &times, AtFlags::SYMLINK_NOFOLLOW);
+        }
+        changed
     }
 
     /// A name that nobody else has, alive until it is dropped.
@@ -59,13 +93,12 @@ impl Names {
         if live.contains(&number) {
             return false;
         }
-        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        let remove = |flags| rustix::fs::unlinkat(dir, name, flags);
+        self.quietly(dir, || match remove(AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => true,
-            Err(Errno::ISDIR | Errno::PERM) => {
-                rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).is_ok()
-            }
+            Err(Errno::ISDIR | Errno::PERM) => remove(AtFlags::REMOVEDIR).is_ok(),
             Err(_) => false,
-        }
+        })
     }
 }
 
@@ -91,6 +124,8 @@ pub(crate) struct Fresh {
     name: Name,
     is_dir: bool,
     placed: bool,
+    /// It comes and goes without a trace in its directory's time.
+    quiet: bool,
 }
 
 /// How often a name in use is answered by drawing another one.
@@ -108,7 +143,8 @@ impl Fresh {
             let name = names.draw();
             match make(dir.as_fd(), &name.text) {
                 Ok(made) => {
-                    return Ok((Fresh { dir: dir.clone(), name, is_dir, placed: false }, made));
+                    let dir = dir.clone();
+                    return Ok((Fresh { dir, name, is_dir, placed: false, quiet: false }, made));
                 }
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
@@ -117,14 +153,33 @@ impl Fresh {
         Err(Errno::EXIST)
     }
 
-    /// A new file, open for reading and writing if `read`, else for writing.
+    /// A new file, open for writing.
     pub(crate) fn file(
         names: &Arc<Names>,
         dir: &Arc<OwnedFd>,
         mode: u32,
-        read: bool,
     ) -> Result<(Fresh, OwnedFd), Errno> {
-        let how = if read { OFlags::RDWR } else { OFlags::WRONLY };
+        Fresh::open(names, dir, mode, OFlags::WRONLY)
+    }
+
+    /// A new file, open for reading and writing, that leaves no trace in its directory's time.
+    pub(crate) fn quiet_file(
+        names: &Arc<Names>,
+        dir: &Arc<OwnedFd>,
+        mode: u32,
+    ) -> Result<(Fresh, OwnedFd), Errno> {
+        let opened = || Fresh::open(names, dir, mode, OFlags::RDWR);
+        let (mut fresh, file) = names.quietly(dir.as_fd(), opened)?;
+        fresh.quiet = true;
+        Ok((fresh, file))
+    }
+
+    fn open(
+        names: &Arc<Names>,
+        dir: &Arc<OwnedFd>,
+        mode: u32,
+        how: OFlags,
+    ) -> Result<(Fresh, OwnedFd), Errno> {
         let flags = how | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Fresh::make(names, dir, false, |dir, name| {
             rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode))
@@ -146,7 +201,8 @@ impl Fresh {
     /// # Errors
     /// The rename's; it then still stands under its temporary name.
     pub(crate) fn place(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-        rustix::fs::renameat(&self.dir, self.name(), dir, name)?;
+        let rename = || rustix::fs::renameat(&self.dir, self.name(), dir, name);
+        if self.quiet { self.name.names.quietly(self.dir(), rename) } else { rename() }?;
         self.placed = true;
         Ok(())
     }
@@ -157,7 +213,8 @@ impl Drop for Fresh {
         if !self.placed {
             let flags = if self.is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             // What cannot be removed now is dead and swept by a later listing.
-            let _ = rustix::fs::unlinkat(&self.dir, self.name(), flags);
+            let remove = || rustix::fs::unlinkat(&self.dir, self.name(), flags);
+            let _ = if self.quiet { self.name.names.quietly(self.dir(), remove) } else { remove() };
         }
     }
 }
@@ -188,7 +245,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fd = Arc::new(OwnedFd::from(std::fs::File::open(dir.path()).unwrap()));
         let names = Names::new(7);
-        let (fresh, _) = Fresh::file(&names, &fd, 0o600, false).unwrap();
+        let (fresh, _) = Fresh::file(&names, &fd, 0o600).unwrap();
         let dead = stage_name(7, names.next.load(Ordering::Relaxed).wrapping_add(100));
         let other = stage_name(8, 1);
         for name in [&dead, &other] {
@@ -206,13 +263,52 @@ mod tests {
     }
 
     #[test]
+    fn the_content_of_large_files_leaves_no_trace_in_the_time_of_a_directory() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        let open = |flags| {
+            let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Arc::new(rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap())
+        };
+        let sub = std::fs::File::open(dir.path().join("sub")).unwrap();
+        let names = Names::new(7);
+        let times = || {
+            let meta = dir.path().metadata().unwrap();
+            (meta.mtime(), meta.mtime_nsec())
+        };
+        let before = times();
+        for fd in [open(OFlags::PATH), open(OFlags::RDONLY)] {
+            let (mut placed, _file) = Fresh::quiet_file(&names, &fd, 0o600).unwrap();
+            let (dropped, _file) = Fresh::quiet_file(&names, &fd, 0o600).unwrap();
+            assert_eq!(times(), before, "made");
+            placed.place(sub.as_fd(), b"f").unwrap();
+            assert_eq!(times(), before, "placed elsewhere");
+            drop(dropped);
+            assert_eq!(times(), before, "given up");
+            std::fs::write(dir.path().join(stage_name(7, 1)), b"").unwrap();
+            let after = times();
+            assert!(names.sweep(fd.as_fd(), stage_name(7, 1).as_bytes()));
+            assert_eq!(times(), after, "swept");
+            rustix::fs::futimens(
+                &open(OFlags::RDONLY),
+                &Timestamps {
+                    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                    last_modification: Timespec { tv_sec: before.0, tv_nsec: before.1 as _ },
+                },
+            )
+            .unwrap();
+        }
+    }
+
+    #[test]
     fn a_name_in_use_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let fd = Arc::new(OwnedFd::from(std::fs::File::open(dir.path()).unwrap()));
         let names = Names::new(7);
         let first = stage_name(7, names.next.load(Ordering::Relaxed));
         std::fs::write(dir.path().join(&first), b"dead").unwrap();
-        let (mut fresh, file) = Fresh::file(&names, &fd, 0o600, false).unwrap();
+        let (mut fresh, file) = Fresh::file(&names, &fd, 0o600).unwrap();
         assert_ne!(fresh.name(), first.as_bytes());
         write_at(&file, b"content", 0).unwrap();
         fresh.place(fd.as_fd(), b"f").unwrap();

@@ -188,7 +188,9 @@ impl Hand {
         };
         let opened = self.ground.opened.close(path);
         let want = Meta { mode: meta.mode.or(opened), ..*meta };
+        let times = self.ground.names.times();
         let kept = meta::set_fd(&fd, &meta::stat_fd(&fd)?, &want)?;
+        drop(times);
         self.ground.kept(kept);
         if self.ground.fsync {
             super::sync_dir(&fd)?;

@@ -50,7 +50,7 @@ impl Hand {
             });
         ground.fault(Call::Create, path)?;
         let first = if at_open { mode } else { 0o600 };
-        let (fresh, file) = Fresh::file(&ground.names, &parent.fd, first, false)?;
+        let (fresh, file) = Fresh::file(&ground.names, &parent.fd, first)?;
         ground.fault(Call::Write, path)?;
         write_at(&file, content, 0)?;
         let born = match parent.born {
@@ -170,7 +170,7 @@ impl Hand {
         let from =
             rustix::fs::openat(staged.dir(), staged.name(), flags, rustix::fs::Mode::empty())?;
         let dir: &Arc<OwnedFd> = &self.parents[at].fd;
-        let (fresh, to) = Fresh::file(&self.ground.names, dir, 0o600, false)?;
+        let (fresh, to) = Fresh::file(&self.ground.names, dir, 0o600)?;
         let mut buffer = vec![0; 128 * 1024];
         let mut offset = 0;
         while offset < *size {

@@ -86,7 +86,7 @@ impl Stage {
         dir: Result<Arc<OwnedFd>, Errno>,
         hint: &RelPath,
     ) -> Result<(), Trouble> {
-        let opened = dir.and_then(|dir| Fresh::file(names, &dir, 0o600, true));
+        let opened = dir.and_then(|dir| Fresh::quiet_file(names, &dir, 0o600));
         let (content, done) = match opened {
             Ok((fresh, file)) => {
                 let here = Here {
