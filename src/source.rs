@@ -148,6 +148,13 @@ impl Source {
             let shown = Escaped(path.as_os_str().as_encoded_bytes());
             Error::failed(format!("cannot open the source {shown}")).because(error)
         })?;
+        // What can be found but not read would be mirrored as nothing.
+        std::fs::read_dir(path).map_err(|error| {
+            let shown = Escaped(path.as_os_str().as_encoded_bytes());
+            Error::failed(format!("cannot read the source {shown}"))
+                .because(error)
+                .hint("run lsyncd as a user who may read it")
+        })?;
         Ok(Source {
             path: path.to_owned(),
             filter: scope.filter,

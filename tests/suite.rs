@@ -9,8 +9,14 @@ mod deploy;
 mod docs;
 #[path = "suite/house.rs"]
 mod house;
+#[path = "suite/model.rs"]
+mod model;
+#[path = "suite/push.rs"]
+mod push;
 #[path = "suite/ssh.rs"]
 mod ssh;
+#[path = "suite/tree.rs"]
+mod tree;
 #[path = "suite/watch.rs"]
 mod watch;
 #[path = "suite/world.rs"]

@@ -291,7 +291,7 @@ mod tests {
             assert!(names.sweep(fd.as_fd(), stage_name(7, 1).as_bytes()));
             assert_eq!(times(), after, "swept");
             rustix::fs::futimens(
-                &open(OFlags::RDONLY),
+                open(OFlags::RDONLY).as_fd(),
                 &Timestamps {
                     last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
                     last_modification: Timespec { tv_sec: before.0, tv_nsec: before.1 as _ },

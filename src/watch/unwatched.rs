@@ -90,7 +90,8 @@ impl Unwatched {
         if matches!(self.say, Say::At(at) if now >= at) {
             self.say = Say::Said;
             let (text, hint) = self.text(watched, limit());
-            tracing::warn!("{text}\nhint: {hint}");
+            // A line of a log is one line.
+            tracing::warn!("{text}; {hint}");
         }
         if self.round.is_none_or(|round| now < round) {
             return Vec::new();

@@ -27,6 +27,8 @@ pub struct World {
     port: u16,
     sshd: Option<Child>,
     extra: String,
+    /// Where commands on the far side keep their caches.
+    cache: PathBuf,
 }
 
 /// Waits until a condition holds.
@@ -60,9 +62,22 @@ impl World {
 
     /// A world whose `sshd_config` has more lines.
     pub fn with(extra: &str) -> World {
+        World::of(extra, None)
+    }
+
+    /// A world whose far side has the cache of all such worlds: the agent is copied once. For what
+    /// is not about putting agents on hosts.
+    pub fn brief() -> World {
+        let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        World::of("", Some(cache))
+    }
+
+    fn of(extra: &str, cache: Option<PathBuf>) -> World {
         let dir = tempfile::Builder::new().prefix("lsyncd-world").tempdir().unwrap();
         let port = free_port();
-        let mut world = World { dir, port, sshd: None, extra: extra.to_owned() };
+        let cache = cache.unwrap_or_else(|| dir.path().join("remote/.cache"));
+        let mut world = World { dir, port, sshd: None, extra: extra.to_owned(), cache };
         for sub in ["home/.ssh", "remote", "etc"] {
             std::fs::create_dir_all(world.path(sub)).unwrap();
         }
@@ -192,7 +207,7 @@ impl World {
             file("etc/sshd.pid"),
             file("etc/authorized_keys"),
             file("remote"),
-            file("remote/.cache"),
+            self.cache.display(),
         );
         std::fs::write(self.path("etc/sshd_config"), config).unwrap();
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"]

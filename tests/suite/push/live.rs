@@ -1,0 +1,399 @@
+//! Live changes: one table of everything that can happen to a tree, for every way to a target and
+//! every back end of the watcher.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
+
+use super::super::tree::{append, bytes, chmod, noise, plant, set_mtime};
+use super::{Stage, WAYS, Way, is_root, sh};
+
+/// What happens: its name, what is there before, and the change itself. Both get a directory in
+/// the source that is theirs, and one outside of it on the same file system.
+type Happening = (&'static str, fn(&Path, &Path), fn(&Path, &Path));
+
+fn nothing(_: &Path, _: &Path) {}
+
+fn files(at: &Path, _: &Path) {
+    for (i, name) in ["a", "b", "c"].iter().enumerate() {
+        fs::write(at.join(name), noise(i as u64, 100 + i)).unwrap();
+    }
+}
+
+fn trees(at: &Path, outside: &Path) {
+    for base in [at.join("one"), outside.join("other")] {
+        fs::create_dir_all(base.join("x/y/z")).unwrap();
+        fs::write(base.join("f"), "f").unwrap();
+        fs::write(base.join("x/g"), noise(7, 200_000)).unwrap();
+        fs::write(base.join("x/y/z/h"), "h").unwrap();
+        set_mtime(&base.join("x/y"), 1_000_000_000, 5);
+    }
+    fs::create_dir(at.join("two")).unwrap();
+    fs::write(at.join("two/f"), "other").unwrap();
+}
+
+fn mv(from: PathBuf, to: PathBuf) {
+    fs::rename(from, to).unwrap();
+}
+
+const TABLE: &[Happening] = &[
+    ("create", nothing, |at, _| fs::write(at.join("new"), "new").unwrap()),
+    ("create empty", nothing, |at, _| drop(fs::File::create(at.join("new")).unwrap())),
+    ("create large", nothing, |at, _| fs::write(at.join("new"), noise(9, 5_000_000)).unwrap()),
+    ("write again", files, |at, _| fs::write(at.join("a"), "changed").unwrap()),
+    ("write with the old size and time", files, |at, _| {
+        let before = at.join("a").metadata().unwrap();
+        fs::write(at.join("a"), noise(99, 100)).unwrap();
+        set_mtime(&at.join("a"), before.mtime(), before.mtime_nsec());
+    }),
+    ("append", files, |at, _| append(&at.join("a"), b"more")),
+    ("truncate", files, |at, _| {
+        fs::OpenOptions::new().write(true).open(at.join("b")).unwrap().set_len(3).unwrap();
+    }),
+    ("grow with a hole", files, |at, _| {
+        fs::OpenOptions::new().write(true).open(at.join("b")).unwrap().set_len(300_000).unwrap();
+    }),
+    ("write in the middle", files, |at, _| {
+        use std::os::unix::fs::FileExt;
+        let file = fs::OpenOptions::new().write(true).open(at.join("c")).unwrap();
+        file.write_all_at(b"middle", 50).unwrap();
+    }),
+    ("replace by rename", files, |at, _| {
+        fs::write(at.join(".a.swp"), "replaced").unwrap();
+        mv(at.join(".a.swp"), at.join("a"));
+    }),
+    ("replace by rename, same size and time", files, |at, _| {
+        let before = at.join("a").metadata().unwrap();
+        fs::write(at.join("tmp"), noise(77, 100)).unwrap();
+        set_mtime(&at.join("tmp"), before.mtime(), before.mtime_nsec());
+        mv(at.join("tmp"), at.join("a"));
+    }),
+    ("rename a file", files, |at, _| mv(at.join("a"), at.join("z"))),
+    ("rename over an existing name", files, |at, _| mv(at.join("a"), at.join("b"))),
+    ("rename a chain", files, |at, _| {
+        mv(at.join("c"), at.join("d"));
+        mv(at.join("b"), at.join("c"));
+        mv(at.join("a"), at.join("b"));
+    }),
+    ("swap by three renames", files, |at, _| {
+        mv(at.join("a"), at.join("t"));
+        mv(at.join("b"), at.join("a"));
+        mv(at.join("t"), at.join("b"));
+    }),
+    ("swap at once", files, |at, _| {
+        renameat_with(CWD, at.join("a"), CWD, at.join("b"), RenameFlags::EXCHANGE).unwrap();
+    }),
+    ("rename and create again", files, |at, _| {
+        mv(at.join("a"), at.join("z"));
+        fs::write(at.join("a"), "again").unwrap();
+    }),
+    ("rename a tree", trees, |at, _| mv(at.join("one"), at.join("uno"))),
+    ("rename a tree into another", trees, |at, _| mv(at.join("one"), at.join("two/one"))),
+    ("rename a tree and write in it", trees, |at, _| {
+        mv(at.join("one"), at.join("uno"));
+        fs::write(at.join("uno/x/y/z/h"), "written after").unwrap();
+        fs::write(at.join("uno/x/new"), "new after").unwrap();
+    }),
+    ("rename a tree into itself by a new parent", trees, |at, _| {
+        mv(at.join("one"), at.join("t"));
+        fs::create_dir(at.join("one")).unwrap();
+        mv(at.join("t"), at.join("one/one"));
+    }),
+    ("rename an inner directory up", trees, |at, _| {
+        mv(at.join("one/x/y"), at.join("y"));
+        fs::remove_dir_all(at.join("one")).unwrap();
+    }),
+    ("swap trees", trees, |at, _| {
+        renameat_with(CWD, at.join("one"), CWD, at.join("two"), RenameFlags::EXCHANGE).unwrap();
+        fs::write(at.join("two/x/after"), "after").unwrap();
+    }),
+    ("move a tree in", trees, |at, outside| mv(outside.join("other"), at.join("in"))),
+    ("move a tree in and write in it", trees, |at, outside| {
+        mv(outside.join("other"), at.join("in"));
+        fs::write(at.join("in/x/y/z/h"), "written after").unwrap();
+    }),
+    ("move a tree out", trees, |at, outside| mv(at.join("one"), outside.join("out"))),
+    ("move a tree out, change it, and back in", trees, |at, outside| {
+        mv(at.join("one"), outside.join("out"));
+        fs::write(outside.join("out/x/y/unseen"), "unseen").unwrap();
+        fs::remove_file(outside.join("out/f")).unwrap();
+        mv(outside.join("out"), at.join("one"));
+    }),
+    ("move a file in", trees, |at, outside| mv(outside.join("other/f"), at.join("in"))),
+    ("move a file in over another", trees, |at, o| mv(o.join("other/f"), at.join("two/f"))),
+    ("move a file out", trees, |at, outside| mv(at.join("one/f"), outside.join("out"))),
+    ("delete", files, |at, _| fs::remove_file(at.join("a")).unwrap()),
+    ("delete and create again", files, |at, _| {
+        fs::remove_file(at.join("a")).unwrap();
+        fs::write(at.join("a"), "again").unwrap();
+    }),
+    ("create and delete at once", nothing, |at, _| {
+        for i in 0..50 {
+            fs::write(at.join(format!("f{i}")), "x").unwrap();
+            if i % 3 > 0 {
+                fs::remove_file(at.join(format!("f{i}"))).unwrap();
+            }
+        }
+    }),
+    ("rm -rf", trees, |at, _| fs::remove_dir_all(at.join("one")).unwrap()),
+    ("rm -rf and mkdir again", trees, |at, _| {
+        fs::remove_dir_all(at.join("one")).unwrap();
+        fs::create_dir_all(at.join("one/x")).unwrap();
+        fs::write(at.join("one/x/new"), "new").unwrap();
+    }),
+    (
+        "rm -rf of a wide tree",
+        |at, _| {
+            for i in 0..300 {
+                fs::create_dir_all(at.join(format!("wide/d{i}/e"))).unwrap();
+                fs::write(at.join(format!("wide/d{i}/e/f")), "f").unwrap();
+            }
+        },
+        |at, _| fs::remove_dir_all(at.join("wide")).unwrap(),
+    ),
+    ("mkdir -p with files at once", nothing, |at, _| {
+        for i in 0..20 {
+            let dir = at.join(format!("p{i}/q/r/s/t"));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("deep"), "deep").unwrap();
+            fs::write(at.join(format!("p{i}/q/mid")), "mid").unwrap();
+        }
+    }),
+    ("mkdir -p, then moved while it is heard of", nothing, |at, _| {
+        for i in 0..20 {
+            fs::create_dir_all(at.join(format!("m{i}/q/r"))).unwrap();
+            fs::write(at.join(format!("m{i}/q/r/f")), "f").unwrap();
+            mv(at.join(format!("m{i}/q")), at.join(format!("n{i}")));
+        }
+    }),
+    ("copy a tree", trees, |at, _| drop(sh(at, "cp -a one three; cp -r two four"))),
+    ("unpack a tar file", trees, |at, _| {
+        drop(sh(at, "tar cf t.tar one two && mkdir un && tar xf t.tar -C un && rm t.tar"));
+    }),
+    ("chmod", files, |at, _| {
+        chmod(&at.join("a"), 0o600);
+        chmod(&at.join("b"), 0o4755);
+        chmod(&at.join("c"), 0o444);
+    }),
+    ("chmod a directory", trees, |at, _| {
+        chmod(&at.join("one"), 0o700);
+        chmod(&at.join("one/x"), 0o2775);
+        chmod(at, 0o1777);
+    }),
+    ("chmod to nothing and write", files, |at, _| {
+        chmod(&at.join("a"), 0);
+        append(&at.join("a"), b"as root");
+    }),
+    ("a directory without any permission", trees, |at, _| {
+        chmod(&at.join("one/x"), 0);
+        fs::write(at.join("one/x/new"), "as root").unwrap();
+    }),
+    ("chown", files, |at, _| {
+        if is_root() {
+            std::os::unix::fs::chown(at.join("a"), Some(12_345), Some(23_456)).unwrap();
+            std::os::unix::fs::lchown(at, Some(1), Some(2)).unwrap();
+        }
+    }),
+    ("chown of a link", files, |at, _| {
+        symlink("a", at.join("l")).unwrap();
+        if is_root() {
+            std::os::unix::fs::lchown(at.join("l"), Some(12_345), None).unwrap();
+        }
+    }),
+    ("touch", files, |at, _| {
+        set_mtime(&at.join("a"), 1_500_000_000, 987_654_321);
+        set_mtime(&at.join("b"), -1_000, 1);
+        set_mtime(&at.join("c"), 4_000_000_000, 0);
+    }),
+    ("touch a directory", trees, |at, _| {
+        set_mtime(&at.join("one/x"), 1_500_000_000, 987_654_321);
+        set_mtime(at, 1_600_000_000, 3);
+    }),
+    ("links", files, |at, _| {
+        symlink("a", at.join("to a")).unwrap();
+        symlink("/no/such/place", at.join("dangling")).unwrap();
+        symlink(".", at.join("loop")).unwrap();
+        set_mtime(&at.join("loop"), 77, 88);
+    }),
+    (
+        "a link that points elsewhere now",
+        |at, _| symlink("a", at.join("l")).unwrap(),
+        |at, _| {
+            symlink("b", at.join("t")).unwrap();
+            mv(at.join("t"), at.join("l"));
+        },
+    ),
+    (
+        "link for file, file for link",
+        |at, out| {
+            files(at, out);
+            symlink("c", at.join("l")).unwrap();
+        },
+        |at, _| {
+            fs::remove_file(at.join("a")).unwrap();
+            symlink("b", at.join("a")).unwrap();
+            fs::remove_file(at.join("l")).unwrap();
+            fs::write(at.join("l"), "a file now").unwrap();
+        },
+    ),
+    ("directory for file", files, |at, _| {
+        fs::remove_file(at.join("a")).unwrap();
+        fs::create_dir_all(at.join("a/b")).unwrap();
+        fs::write(at.join("a/b/c"), "c").unwrap();
+    }),
+    ("file for directory", trees, |at, _| {
+        fs::remove_dir_all(at.join("one")).unwrap();
+        fs::write(at.join("one"), "a file now").unwrap();
+    }),
+    ("link for directory", trees, |at, _| {
+        fs::remove_dir_all(at.join("one")).unwrap();
+        symlink("two", at.join("one")).unwrap();
+    }),
+    ("directory renamed over a link's name", trees, |at, _| {
+        symlink("two", at.join("l")).unwrap();
+        fs::remove_file(at.join("l")).unwrap();
+        mv(at.join("one"), at.join("l"));
+    }),
+    ("odd names", nothing, |at, _| {
+        let long = [b'n'; 255];
+        for name in [
+            &b"new\nline"[..],
+            b"]",
+            b"[a]*?",
+            b"\xff\xfe invalid",
+            b"-rf",
+            b" ",
+            b"\\",
+            b"'\"$(reboot)`",
+            b"tab\tand\x1b[31mred",
+            b"...",
+            b".lsync",
+            b".lsync-note",
+            &long,
+        ] {
+            fs::create_dir(at.join(bytes(name))).unwrap();
+            fs::write(at.join(bytes(name)).join(bytes(name)), name).unwrap();
+        }
+        let mut long2 = long;
+        long2[254] = b'm';
+        mv(at.join(bytes(&long)).join(bytes(&long)), at.join(bytes(&long)).join(bytes(&long2)));
+        mv(at.join(bytes(b"\xff\xfe invalid")), at.join(bytes(b"\xfe")));
+    }),
+    ("deep", nothing, |at, _| {
+        let mut dir = at.to_owned();
+        for i in 0..60 {
+            dir.push(format!("level-{i}"));
+        }
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("bottom"), "bottom").unwrap();
+    }),
+    ("many", nothing, |at, _| {
+        for i in 0..1500 {
+            fs::write(at.join(format!("{i:04}")), format!("{i}")).unwrap();
+        }
+    }),
+    ("a FIFO in place of a file's name, then a file", nothing, |at, _| {
+        mknodat(CWD, at.join("p"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
+        fs::remove_file(at.join("p")).unwrap();
+        fs::write(at.join("p"), "a file").unwrap();
+    }),
+];
+
+fn table(way: Way, words: &[&str]) {
+    let stage = Stage::new(way);
+    plant(&stage.source());
+    let outside = stage.path("outside");
+    fs::create_dir(&outside).unwrap();
+    let mut push = stage.live(words);
+    stage.settles_with(&push, "the first mirror");
+    for (i, (name, before, change)) in TABLE.iter().enumerate() {
+        let (at, out) = (stage.s(format!("case {i}")), outside.join(format!("{i}")));
+        fs::create_dir(&at).unwrap();
+        fs::create_dir(&out).unwrap();
+        before(&at, &out);
+        stage.settles_with(&push, &format!("before: {name}"));
+        change(&at, &out);
+        stage.settles_with(&push, name);
+    }
+    // All at once, without waiting in between.
+    for (i, (_, before, change)) in TABLE.iter().enumerate() {
+        let (at, out) = (stage.s(format!("at once {i}")), outside.join(format!("again {i}")));
+        fs::create_dir(&at).unwrap();
+        fs::create_dir(&out).unwrap();
+        before(&at, &out);
+        change(&at, &out);
+    }
+    stage.settles_with(&push, "all at once");
+    assert_eq!(push.events("problem"), Vec::<serde_json::Value>::new(), "{}", push.said());
+    assert!(push.events("lost").is_empty() && push.is_running(), "{}", push.said());
+    push.terminate();
+    stage.no_temporary_names();
+    // Nothing was forgotten, and nothing is sent without need.
+    let again = stage.once(&[]).fine();
+    assert_eq!(again.done()["ops"], 0, "{again:?}");
+}
+
+#[test]
+fn everything_that_happens_arrives_in_a_directory() {
+    table(Way::Local, &[]);
+}
+
+#[test]
+fn everything_that_happens_arrives_over_ssh() {
+    table(Way::Ssh, &[]);
+}
+
+#[test]
+fn everything_that_happens_is_heard_by_the_portable_watcher() {
+    table(Way::Local, &["--watch", "notify"]);
+}
+
+#[test]
+fn everything_that_happens_arrives_with_a_delay() {
+    table(Way::Local, &["--delay", "0.05"]);
+}
+
+#[test]
+fn rescans_find_what_no_event_told() {
+    for way in WAYS {
+        let stage = Stage::new(way);
+        plant(&stage.source());
+        let push = stage.live(&["--watch", "poll", "--rescan", "1"]);
+        stage.settles_with(&push, "the first mirror");
+        fs::write(stage.s("new"), "new").unwrap();
+        fs::remove_file(stage.s("small")).unwrap();
+        fs::rename(stage.s("dir"), stage.s("renamed")).unwrap();
+        chmod(&stage.s("empty"), 0o600);
+        stage.settles_with(&push, "changes");
+        append(&stage.s("new"), b"more");
+        stage.settles_with(&push, "an append");
+        push.terminate();
+    }
+}
+
+#[test]
+fn a_delay_gathers_changes_and_a_write_does_not_prolong_it() {
+    let stage = Stage::new(Way::Local);
+    fs::write(stage.s("a"), "0").unwrap();
+    let push = stage.live(&["--delay", "1.5", "-v"]);
+    stage.settles_with(&push, "the first mirror");
+    let before = push.events("op").len();
+    let start = std::time::Instant::now();
+    let mut seen = None;
+    for i in 0..60 {
+        fs::write(stage.s("a"), format!("{i}")).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if seen.is_none() && fs::read(stage.t("a")).unwrap() != b"0" {
+            seen = Some(start.elapsed());
+        }
+    }
+    let seen = seen.expect("it went over while it was written again and again");
+    assert!(seen.as_millis() >= 1400, "too early: {seen:?}");
+    stage.settles_with(&push, "in the end");
+    let ops = push.events("op");
+    let updates = ops[before..].iter().filter(|op| op["op"] == "update").count();
+    assert!((1..=4).contains(&updates), "60 writes were {updates} updates");
+    push.terminate();
+}
