@@ -626,8 +626,15 @@ impl Mirror {
             }
             return;
         }
-        let flights = ops.into_iter().map(|op| Flight { op, cause, first, cleared: 0 });
-        let numbered = flights.map(|flight| self.number(flight)).collect();
+        let since = self.next_op;
+        let mut numbered = Vec::with_capacity(ops.len());
+        for op in ops {
+            // What leaves with it and ahead of it is known by its name of then, which this moves.
+            if let Planned::Rename { from, to, .. } = &op {
+                self.flights.renamed_since(since, from, to);
+            }
+            numbered.push(self.number(Flight { op, cause, first, cleared: 0 }));
+        }
         self.out.push(Effect::Send(numbered));
     }
 

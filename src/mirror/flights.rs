@@ -166,8 +166,20 @@ impl Flights {
     /// A name moved on the source: what flies beneath it is now known by the new name. Says the
     /// new names of what is being removed.
     pub(crate) fn renamed(&mut self, from: &RelPath, to: &RelPath) -> Vec<RelPath> {
+        self.renamed_since(0, from, to)
+    }
+
+    /// The same, for operations of these numbers and later: a rename leaves together with earlier
+    /// steps, which still bear the names of then.
+    pub(crate) fn renamed_since(
+        &mut self,
+        first: OpId,
+        from: &RelPath,
+        to: &RelPath,
+    ) -> Vec<RelPath> {
         let mut removes = Vec::new();
-        let names: Vec<(RelPath, OpId)> = self.names_under(from).cloned().collect();
+        let names: Vec<(RelPath, OpId)> =
+            self.names_under(from).filter(|(_, id)| *id >= first).cloned().collect();
         for name in names {
             self.by_path.remove(&name);
             let (path, id) = name;

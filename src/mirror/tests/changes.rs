@@ -97,6 +97,18 @@ fn each_change_is_sent_as_what_it_is() {
 }
 
 #[test]
+fn a_rename_that_fails_leaves_nothing_under_a_name_that_moved_on() {
+    let delay = std::time::Duration::from_secs(1);
+    let mut world = World::live(Rules { delay, ..rules() }, &["d/", "d/a/", "d/a/b"]);
+    // The new directory is not on the target when the first rename comes there.
+    world.mkdir("n");
+    world.rename("d/a", "n/moved");
+    world.rename("d", "kept");
+    world.settle();
+    world.assert_equal();
+}
+
+#[test]
 fn kinds_change_into_each_other() {
     type Make = (&'static str, fn(&mut World));
     let make: [Make; 3] = [
