@@ -42,13 +42,17 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
     let root = match Root::open(&path) {
         Ok(root) => root,
         Err(error) if missing(&error) => {
-            if hello.create == Create::Nothing {
-                return Ok(Admitted { root: None, lock: None, boot });
-            }
             // What is created in the source would be mirrored at once.
-            let above = nearest(&path, hello.create)?;
+            let create_in = match hello.create {
+                Create::Nothing => Create::Path,
+                create => create,
+            };
+            let above = nearest(&path, create_in)?;
             if above.identity() != Root::open("/").map_err(|error| refused(&error))?.identity() {
                 inside(&above, &hello.standing, hello.standing.boot == boot)?;
+            }
+            if hello.create == Create::Nothing {
+                return Ok(Admitted { root: None, lock: None, boot });
             }
             create(&path, hello.create, options.umask)?;
             created = true;

@@ -66,7 +66,7 @@ impl History {
             let mut here: Vec<PathBuf> =
                 fs::read_dir(&dirs[at]).unwrap().map(|entry| entry.unwrap().path()).collect();
             here.sort();
-            for path in here {
+            for path in here.into_iter().filter(|path| !path.ends_with("stays")) {
                 let dir = path.symlink_metadata().unwrap().is_dir();
                 if dir { &mut dirs } else { &mut others }.push(path);
             }
@@ -286,7 +286,7 @@ fn history(seed: u64, stage: &Stage) -> Result<(), String> {
     let outside = stage.path("outside");
     fs::create_dir_all(&outside).unwrap();
     let mut history =
-        History { random: Random::new(seed), root: source.clone(), outside, told: Vec::new() };
+        History { random: Random::new(seed), root: source, outside, told: Vec::new() };
     // Something is there already, and stays: an emptied source is another test.
     fs::write(stage.s("stays"), "always").unwrap();
     for _ in 0..history.random.below(30) {
@@ -314,6 +314,10 @@ fn history(seed: u64, stage: &Stage) -> Result<(), String> {
                     let signal =
                         if history.random.below(3) == 0 { Signal::TERM } else { Signal::KILL };
                     history.told.push(format!("{signal:?}"));
+                    // Before its handlers are there TERM ends it as it ends everybody.
+                    if signal == Signal::TERM {
+                        push.wait_event("connecting");
+                    }
                     said += &push.said();
                     push.stop(signal);
                 }
@@ -335,9 +339,10 @@ fn history(seed: u64, stage: &Stage) -> Result<(), String> {
             _ => {}
         }
     }
-    let push = push.unwrap_or_else(|| stage.begin(words));
-    let mut result = settled(stage, &push);
+    let mut push = push.unwrap_or_else(|| stage.begin(words));
+    let mut result = settled(stage, &mut push, words);
     if result.is_ok() {
+        push.wait_event("connecting");
         let ended = push.stop(Signal::TERM);
         if ended.code != Some(0) {
             result = Err(format!("it ended with {:?}:\n{}{}", ended.code, ended.out, ended.err));
@@ -357,9 +362,16 @@ fn history(seed: u64, stage: &Stage) -> Result<(), String> {
 }
 
 /// Waits until all has arrived; dead temporary names may wait for the next start.
-fn settled(stage: &Stage, push: &Push) -> Result<(), String> {
+/// A program whose very first connect was cut has ended, and is started again.
+fn settled(stage: &Stage, push: &mut Push, words: &[&str]) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
+        if !push.is_running() {
+            if !push.events("ready").is_empty() {
+                return Err("it ended by itself".to_owned());
+            }
+            *push = stage.begin(words);
+        }
         match unequal(&stage.source(), &stage.target()) {
             Some(text) if !only_temporary_names(&text) => {
                 if Instant::now() > end {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lsync_protocol::path::Escaped;
+use lsync_protocol::path::{Escaped, stage_mirror};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
 use super::world::PATIENCE;
@@ -144,7 +144,7 @@ pub fn temporary_names(root: &Path) -> Vec<String> {
     let found = tree(root).unwrap_or_default();
     found
         .keys()
-        .filter(|name| name.rsplit(|&b| b == b'/').next().unwrap().starts_with(b".lsync-"))
+        .filter(|name| stage_mirror(name.rsplit(|&b| b == b'/').next().unwrap()).is_some())
         .map(|name| Escaped(name).to_string())
         .collect()
 }

@@ -67,7 +67,7 @@ fn sources_that_are_none() {
          hint: the source is a directory of this host; run lsyncd where the source is\n",
     );
     if is_root() {
-        chmod(&stage.path("x").parent().unwrap().to_owned(), 0o777);
+        chmod(stage.path("x").parent().unwrap(), 0o777);
         fs::create_dir_all(stage.path("closed/source")).unwrap();
         chmod(&stage.path("closed"), 0o700);
         let mut command = push(&stage, &["closed/source", "target"]);

@@ -111,8 +111,8 @@ fn a_dry_run_says_everything_and_touches_nothing() {
             "update small",
             "delete extra",
             "create dir/deep/",
-            "update dir/deep/deeper/x",
-            "update dir/large",
+            "create dir/deep/deeper/x",
+            "create dir/large",
             "create empty dir/",
         ] {
             assert!(lines.contains(&line), "{line}: {}", ended.out);
@@ -122,7 +122,7 @@ fn a_dry_run_says_everything_and_touches_nothing() {
         fs::remove_dir_all(stage.target()).unwrap();
         let ended = Push::start(stage.command(&["--dry-run"])).end().fine();
         assert!(!stage.target().exists(), "{way:?}");
-        assert!(ended.out.contains("update dir/large\n"), "{}", ended.out);
+        assert!(ended.out.contains("create dir/large\n"), "{}", ended.out);
         // What it says is what is done.
         let said: BTreeSet<&str> = ended.out.lines().collect();
         let really = Push::start(stage.command(&["--once", "-v"])).end().fine();
