@@ -191,12 +191,11 @@ fn start(arena: &Arena, how: How, trees: &Trees) -> Option<Child> {
                     }
                 });
             }
-            loop {
-                let line = ready.recv_timeout(PATIENCE).expect("lsyncd push does not get ready");
-                if line.contains("\"ready\"") {
-                    return Some(child);
-                }
+            let end = Instant::now() + PATIENCE;
+            while !ready.recv_timeout(PATIENCE).is_ok_and(|line| line.contains("\"ready\"")) {
+                assert!(Instant::now() < end, "lsyncd push does not get ready");
             }
+            Some(child)
         }
         How::Two(delay) => {
             let config = arena.world.path("two.lua");
