@@ -54,6 +54,8 @@ struct Shared {
     naming: Mutex<BTreeSet<OpId>>,
     /// Contents that wait for their names.
     staged: Mutex<BTreeMap<OpId, transfer::Staged>>,
+    /// Written frames of content, to be filled again.
+    spares: Mutex<Vec<Vec<u8>>>,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -108,6 +110,7 @@ impl AgentCarrier {
             stages: Semaphore::new(MAX_STAGES / 2),
             naming: Mutex::default(),
             staged: Mutex::default(),
+            spares: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         });

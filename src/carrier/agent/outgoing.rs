@@ -6,10 +6,14 @@ use std::sync::atomic::Ordering;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
+use super::{Shared, locked};
 
 /// How much is gathered for one write.
 const GATHER: usize = 256 * 1024;
+/// A frame from this size on is written as it is: copying it would cost more than a write.
+const LARGE: usize = 32 * 1024;
+/// So many written frames of content wait to be filled again.
+const SPARES: usize = 16;
 
 /// A frame of a stage's content; `written` hears when it has left.
 pub(super) struct Bulk {
@@ -25,7 +29,9 @@ pub(super) async fn write(
     shared: Arc<Shared>,
 ) {
     let mut out: Vec<u8> = Vec::with_capacity(GATHER);
-    loop {
+    let mut large: Option<Bulk> = None;
+    let mut end = false;
+    while !end {
         let mut written = None;
         tokio::select! {
             biased;
@@ -36,11 +42,14 @@ pub(super) async fn write(
                 None => break,
             },
             Some(bulk) = bulk.recv() => {
-                out.extend_from_slice(&bulk.frame);
-                written = bulk.written;
+                if bulk.frame.len() >= LARGE {
+                    large = Some(bulk);
+                } else {
+                    out.extend_from_slice(&bulk.frame);
+                    written = bulk.written;
+                }
             }
         }
-        let mut end = false;
         while out.len() < GATHER {
             match urgent.try_recv() {
                 Ok(frame) if frame.is_empty() => {
@@ -51,17 +60,42 @@ pub(super) async fn write(
                 Err(_) => break,
             }
         }
-        if link.write_all(&out).await.is_err() || link.flush().await.is_err() {
+        let mut sent = out.len();
+        if link.write_all(&out).await.is_err() {
             return;
         }
-        shared.sent.fetch_add(out.len() as u64, Ordering::Relaxed);
         out.clear();
+        if let Some(bulk) = large.take() {
+            sent += bulk.frame.len();
+            if link.write_all(&bulk.frame).await.is_err() {
+                return;
+            }
+            shared.spare(bulk.frame);
+            written = bulk.written;
+        }
+        if link.flush().await.is_err() {
+            return;
+        }
+        shared.sent.fetch_add(sent as u64, Ordering::Relaxed);
         if let Some(written) = written {
             let _ = written.send(());
         }
-        if end {
-            break;
-        }
     }
     let _ = link.shutdown().await;
+}
+
+impl Shared {
+    /// A buffer for a frame of content: one that was written, if there is one. The memory of a
+    /// new one would have to be given by the kernel, page by page, for each piece.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        locked(&self.spares).pop().unwrap_or_default()
+    }
+
+    fn spare(&self, mut frame: Vec<u8>) {
+        let mut spares = locked(&self.spares);
+        if spares.len() < SPARES {
+            frame.clear();
+            spares.push(frame);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use lsync_protocol::frame;
 use lsync_protocol::message::{Hash, Message, Op};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::build::{Large, fresh};
 use super::incoming::not_taken;
@@ -24,7 +24,7 @@ use crate::error::plain;
 /// Files being brought at a time; they share the link fairly.
 const AT_ONCE: usize = 4;
 /// Pieces read in one go.
-const PIECES: usize = 8;
+const PIECES: usize = 4;
 
 /// Content that is complete on the target and has no name yet.
 #[derive(Debug)]
@@ -131,11 +131,13 @@ async fn one(
         let root = source.root().map_err(|_| Stopped::Here(NotBuilt::Vanished))?;
         FileReader::open(&root, &path).map_err(Stopped::from)
     });
-    let mut reader = opened.await?;
+    let reader = opened.await?;
     // Given back when the operation that names it is acked, or when it is aborted.
     let Ok(open) = shared.stages.acquire().await else { return Err(Stopped::Link) };
     let hint = file.path.parent().unwrap_or_default();
     put(bulk, &Message::Open { stage, hint, size: reader.entry().size }).await?;
+    // While one go is being written, the next one is read.
+    let mut reading = read_on(reader, stage, shared);
     let result = loop {
         if shared.finishing.load(Ordering::Relaxed) {
             return Err(Stopped::Link);
@@ -146,20 +148,24 @@ async fn one(
         if let Some(why) = locked(&shared.broken).remove(&stage) {
             break Err(Stopped::There(why));
         }
-        let go = match blocking(move || go(reader, stage)).await {
+        let Go { reader, frames, end } = match reading.await.unwrap_or(Err(Stopped::Link)) {
             Ok(go) => go,
             Err(stopped) => break Err(stopped),
         };
-        for (frame, bytes) in go.frames {
+        let next = match end {
+            None => Ok(read_on(reader, stage, shared)),
+            Some(settled) => Err((reader, settled)),
+        };
+        for (frame, bytes) in frames {
             let Ok(permit) = shared.bulk.acquire_many(bytes).await else {
                 return Err(Stopped::Link);
             };
             permit.forget();
             bulk.send(Bulk { frame, written: None }).await.map_err(|_| Stopped::Link)?;
         }
-        reader = go.reader;
-        if let Some(settled) = go.end {
-            break Ok((reader, settled));
+        match next {
+            Ok(next) => reading = next,
+            Err(end) => break Ok(end),
         }
     };
     let (reader, settled) = match result {
@@ -186,8 +192,18 @@ async fn one(
     Ok(settled)
 }
 
+/// Begins to read the next few pieces.
+fn read_on(
+    reader: FileReader,
+    stage: u32,
+    shared: &Arc<Shared>,
+) -> JoinHandle<Result<Go, Stopped>> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || go(reader, stage, &shared))
+}
+
 /// Reads a few pieces, going on to the next pass where the file changed.
-fn go(mut reader: FileReader, stage: u32) -> Result<Go, Stopped> {
+fn go(mut reader: FileReader, stage: u32, shared: &Shared) -> Result<Go, Stopped> {
     let unreadable = |error: std::io::Error| {
         let why = format!("cannot be read: {}", plain(&error.to_string()));
         Stopped::Here(NotBuilt::Failed(why))
@@ -195,7 +211,8 @@ fn go(mut reader: FileReader, stage: u32) -> Result<Go, Stopped> {
     let mut frames = Vec::new();
     while frames.len() < PIECES {
         if let Some((offset, piece)) = reader.next_piece().map_err(unreadable)? {
-            let mut bytes = Vec::with_capacity(piece.len() + 64);
+            let mut bytes = shared.buffer();
+            bytes.reserve(piece.len() + 64);
             frame::encode(&Message::Data { stage, offset }, piece.len(), &mut bytes);
             bytes.extend_from_slice(piece);
             frames.push((bytes, piece.len() as u32));
