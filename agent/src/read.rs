@@ -132,7 +132,7 @@ fn compare(before: &Stat, after: &Stat) -> Pass {
 
 /// Reads up to `size` bytes from `offset` on; less where the file ends before.
 fn read_at(fd: &OwnedFd, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
-    into.clear();
+    // What is there already is overwritten: only what is new needs to be zeros.
     into.resize(size, 0);
     let mut filled = 0;
     while filled < size {
