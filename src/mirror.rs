@@ -52,7 +52,7 @@ const BATCH_MAX: usize = 4096;
 /// How many batches may be with the looker at a time.
 const LOOKS_MAX: usize = 4;
 /// How many operations may be in flight before no further changes are taken up.
-const FLIGHTS_MAX: usize = 32 * 1024;
+const FLIGHTS_MAX: usize = 8 * 1024;
 /// How many listings may wait for the target's answer.
 const LISTS_MAX: usize = 256;
 
