@@ -85,7 +85,13 @@ fn sources(dir: &str) -> Vec<Source> {
         }
     }
     let tests: BTreeSet<String> = all.iter().flat_map(test_modules).collect();
-    all.retain(|source| !tests.contains(&source.name));
+    // And what such a file has beside it.
+    all.retain(|source| {
+        !tests.iter().any(|test| {
+            let beside = test.trim_end_matches("rs").trim_end_matches('.');
+            source.name == *test || source.name.starts_with(&format!("{beside}/"))
+        })
+    });
     all.sort_by(|a, b| a.name.cmp(&b.name));
     assert!(all.len() > 5, "{dir}: {} files", all.len());
     all

@@ -86,6 +86,12 @@ impl FileReader {
         &self.entry
     }
 
+    /// Which file it is, whatever its name stands for by now.
+    #[must_use]
+    pub fn identity(&self) -> lsync_protocol::handshake::Identity {
+        self.before.identity()
+    }
+
     /// The next piece that the other side does not have: where it lies, and its bytes, at most
     /// [`PIECE`]. `None` at the end of the pass.
     ///

@@ -13,6 +13,7 @@ use lsync_protocol::path::RelPath;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::transfer::Staged;
 use super::{Order, Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
 use crate::error::plain;
@@ -150,10 +151,13 @@ fn slice_of(shared: &Shared, slice: Vec<Order>) -> Built {
     for order in slice {
         match order {
             Order::Finish => built.end = true,
-            Order::Commit { staged, id, path } => match locked(&shared.staged).remove(&staged) {
-                Some(staged) => run.push(id, staged.op(path), &[], &mut built),
-                None => built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished }),
-            },
+            Order::Commit { staged, id, path } => {
+                if root.is_none() {
+                    root = shared.source.root().ok();
+                }
+                let staged = locked(&shared.staged).remove(&staged);
+                commit(id, staged, path, root.as_ref(), shared, &mut run, &mut built);
+            }
             Order::Op(id, planned) => {
                 if root.is_none() && needs_root(&planned) {
                     root = shared.source.root().ok();
@@ -164,6 +168,36 @@ fn slice_of(shared: &Shared, slice: Vec<Order>) -> Built {
     }
     run.close(&mut built);
     built
+}
+
+/// Names staged content, if it may still be called so.
+fn commit(
+    id: OpId,
+    staged: Option<Staged>,
+    path: RelPath,
+    root: Option<&Root>,
+    shared: &Shared,
+    run: &mut Run,
+    built: &mut Built,
+) {
+    let now = root.and_then(|root| root.statx(&path).ok());
+    match staged {
+        Some(staged) if staged.may_be(&path, now.as_ref()) => {
+            run.push(id, staged.op(path), &[], built)
+        }
+        staged => {
+            if let Some(staged) = staged {
+                run.close(built);
+                let mut abort = Vec::new();
+                frame::encode(&Message::Abort { stage: staged.stage }, 0, &mut abort);
+                built.frames.push((abort, 0));
+                shared.stages.add_permits(1);
+            }
+            // Nothing will be acked under this number.
+            locked(&shared.naming).remove(&id);
+            built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished });
+        }
+    }
 }
 
 fn needs_root(planned: &Planned) -> bool {

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use lsync_agent::meta::Stat;
 use lsync_agent::read::{FileReader, Finish, ReadError};
-use lsync_protocol::entry::{Kind, Meta};
+use lsync_protocol::entry::{Kind, Meta, Time};
 use lsync_protocol::frame;
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{Hash, Message, Op};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +32,11 @@ const PIECES: usize = 4;
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) stage: u32,
+    /// The name under which it was opened.
+    opened: RelPath,
+    /// The file that was read, and its time before the first byte was.
+    file: Identity,
+    mtime: Option<Time>,
     size: u64,
     meta: Meta,
     hash: Hash,
@@ -37,9 +44,21 @@ pub(super) struct Staged {
 }
 
 impl Staged {
+    /// May it be called so, where this stands under that name? What was read is a content that its
+    /// own name had. Under another name, which it got meanwhile, it has to be all of the file that
+    /// stands there: that name never had the half that was read while the file was written.
+    pub(super) fn may_be(&self, path: &RelPath, now: Option<&Stat>) -> bool {
+        *path == self.opened
+            || now.is_some_and(|now| {
+                now.identity() == self.file
+                    && now.size == self.size
+                    && Some(now.mtime) == self.mtime
+            })
+    }
+
     /// The operation that names it.
     pub(super) fn op(self, path: RelPath) -> Op {
-        let Staged { stage, size, meta, hash, replaces } = self;
+        let Staged { stage, size, meta, hash, replaces, .. } = self;
         let commit = Op::Commit { path, stage, size, meta, hash };
         match replaces {
             Some(old) => Op::Replace { old, new: Box::new(commit) },
@@ -182,6 +201,9 @@ async fn one(
     left.await.map_err(|_| Stopped::Link)?;
     let staged = Staged {
         stage,
+        opened: file.path,
+        file: reader.identity(),
+        mtime: reader.entry().meta.mtime,
         size: reader.entry().size,
         meta: fresh(file.meta, reader.entry()),
         hash: reader.hash(),
