@@ -370,6 +370,13 @@ impl Collate {
         self.collapse(now);
     }
 
+    /// Steps that were taken alone, ahead of everything since, come again at `due`, with what was
+    /// heard of meanwhile.
+    pub fn put_back(&mut self, steps: Vec<Step>, due: Instant) {
+        self.steps.splice(0..0, steps);
+        self.steps_due = Some(due);
+    }
+
     /// An operation on this path is finished: its marks may leave again.
     pub fn release(&mut self, path: &RelPath, now: Instant) {
         if let Some(dirty) = self.dirty.get(path)

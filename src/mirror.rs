@@ -161,6 +161,8 @@ pub struct Mirror {
     looking: BTreeSet<RelPath>,
     /// The batches with the looker, in order: do they say what happened to names?
     looks: VecDeque<bool>,
+    /// How often in a row renames were put back to wait for what comes next.
+    put_back: u32,
     /// Contents that wait for their names: none is given before all renames have left.
     staged: Vec<OpId>,
     problems: Problems,
@@ -205,6 +207,7 @@ impl Mirror {
             next_rescan: None,
             looking: BTreeSet::new(),
             looks: VecDeque::new(),
+            put_back: 0,
             staged: Vec::new(),
             clearings: Clearings::default(),
             halted: None,

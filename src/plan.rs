@@ -159,6 +159,8 @@ pub struct Plan {
     pub dirs: Vec<Planned>,
     /// Subtrees to be walked, and whether everything in them is sent whatever it looks like.
     pub walks: Vec<(RelPath, bool)>,
+    /// Names of renames that cannot be told as such: both are looked at.
+    pub doubted: Vec<RelPath>,
     /// Paths that could not be looked at, and why.
     pub unknown: Vec<(RelPath, String)>,
     /// Paths of kinds that are not mirrored.
@@ -183,7 +185,16 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
             Step::Rename { from, to, dir } => {
                 touch(from);
                 touch(to);
-                plan.ops.push(rename(from, to, *dir, look.as_ref(), held));
+                match rename(from, to, *dir, look.as_ref(), held) {
+                    Some(op) => plan.ops.push(op),
+                    None => {
+                        // Nothing has to make room for it either.
+                        plan.ops.retain(|op| {
+                            !matches!(op, Planned::Remove { path, .. } if path.is_at_or_under(to))
+                        });
+                        plan.doubted.extend([from.clone(), to.clone()]);
+                    }
+                }
             }
         }
     }
@@ -243,7 +254,15 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
     plan
 }
 
-fn rename(from: &RelPath, to: &RelPath, dir: bool, look: Option<&Look>, held: &Held) -> Planned {
+/// A rename, if it is known what moved: without a condition on size and time it could put half a
+/// file, as it was when it had not yet moved, over a whole one.
+fn rename(
+    from: &RelPath,
+    to: &RelPath,
+    dir: bool,
+    look: Option<&Look>,
+    held: &Held,
+) -> Option<Planned> {
     let (kind, size, mtime) = match look {
         Some(Look::Here(entry)) => {
             let file = entry.kind == Kind::File;
@@ -252,10 +271,11 @@ fn rename(from: &RelPath, to: &RelPath, dir: bool, look: Option<&Look>, held: &H
             let mtime = mtime.filter(|_| entry.kind != Kind::Dir);
             (entry.kind, file.then_some(entry.size), mtime)
         }
-        // It moved on or was replaced: its kind is all that is known.
-        _ => (if dir { Kind::Dir } else { Kind::File }, None, None),
+        // It moved on or was replaced; of a directory its kind is enough.
+        _ if dir => (Kind::Dir, None, None),
+        _ => return None,
     };
-    Planned::Rename { from: from.clone(), to: to.clone(), kind, size, mtime }
+    Some(Planned::Rename { from: from.clone(), to: to.clone(), kind, size, mtime })
 }
 
 /// A directory to be made: without its time, which comes when all in it is done.
@@ -405,11 +425,8 @@ mod tests {
             op(Some(entry(Kind::File))),
             Planned::Rename { from, to, kind: Kind::File, size: Some(9), mtime }
         );
-        let (from, to) = (path("a"), path("b"));
-        assert_eq!(
-            op(None),
-            Planned::Rename { from, to, kind: Kind::File, size: None, mtime: None }
-        );
+        let plan = plan(&looked(None), &held());
+        assert_eq!((plan.ops.len(), plan.doubted), (0, vec![path("a"), path("b")]));
     }
 
     #[test]

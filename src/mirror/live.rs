@@ -17,6 +17,10 @@ use crate::watch::WatchEvent;
 const MOVED_FOR: Duration = Duration::from_secs(5);
 /// A name that is missing while no event told of it waits so long for that event.
 const GRACE: Duration = Duration::from_millis(50);
+/// A rename whose file has moved on waits so long for the event that tells where to.
+const MOVING: Duration = Duration::from_millis(10);
+/// How often in a row it waits.
+const PUT_BACK_MAX: u32 = 3;
 /// At most so many of them.
 const MOVED_MAX: usize = 256;
 
@@ -41,6 +45,10 @@ impl Mirror {
             return self.redirty(looked, now);
         }
         self.looks.pop_front();
+        if self.moved_on(&looked) {
+            let steps = looked.steps.into_iter().map(|(step, _)| step).collect();
+            return self.collate.put_back(steps, now + MOVING);
+        }
         let mut there = BTreeMap::new();
         for (path, ..) in &looked.paths {
             self.looking.remove(path);
@@ -99,6 +107,9 @@ impl Mirror {
             let due = self.walks_due.entry(path).or_insert(false);
             *due |= whole;
         }
+        for path in std::mem::take(&mut plan.doubted) {
+            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT), now);
+        }
         for (path, kind) in std::mem::take(&mut plan.unmirrored) {
             self.not_mirrored(&path, kind);
         }
@@ -122,6 +133,18 @@ impl Mirror {
                 self.collate.release(&path, now);
             }
         }
+    }
+
+    /// A file was renamed once more since, as the next events will tell: then it is known what moved,
+    /// and all its renames can go as such. Not for ever, and only while nothing else is ahead.
+    fn moved_on(&mut self, looked: &Looked) -> bool {
+        let on = looked.steps.iter().any(|(step, look)| {
+            matches!(step, Step::Rename { dir: false, .. }) && *look == Some(Look::Missing)
+        });
+        let alone = looked.paths.is_empty() && looked.excluded.is_empty() && self.looks.is_empty();
+        self.put_back =
+            if on && alone && self.put_back < PUT_BACK_MAX { self.put_back + 1 } else { 0 };
+        self.put_back > 0
     }
 
     /// Directories in which names came or went, and that are called differently by now: they get
