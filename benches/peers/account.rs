@@ -6,7 +6,7 @@
 //! the living tree, plus what this process has waited for, only grows, and the difference of two
 //! sums is what happened in between. Orphans come to this process: it is a subreaper.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -138,24 +138,35 @@ pub(crate) struct Idle {
     pub(crate) sleeps: u64,
 }
 
-/// What processes with this name below us have done so far, all threads together.
-pub(crate) fn activity(wanted: &str) -> Idle {
-    let mut sum = Idle::default();
-    let mut seen = BTreeSet::new();
+/// What each thread of processes with this name below us has done so far, by thread id.
+pub(crate) fn activity(wanted: &str) -> BTreeMap<String, Idle> {
+    let mut threads = BTreeMap::new();
     for pid in descendants(std::process::id()) {
-        if !program(pid).is_some_and(|name| name.starts_with(wanted)) || !seen.insert(pid) {
+        if !program(pid).is_some_and(|name| name.starts_with(wanted)) {
             continue;
         }
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
             let ran = read("schedstat").unwrap_or_default();
             let ran = ran.split(' ').next().and_then(|word| word.parse::<u64>().ok());
-            sum.cpu += ran.unwrap_or(0) as f64 / 1e9;
             let status = read("status").unwrap_or_default();
             let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
             let sleeps = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-            sum.sleeps += sleeps.unwrap_or(0);
+            let id = task.file_name().to_string_lossy().into_owned();
+            let cpu = ran.unwrap_or(0) as f64 / 1e9;
+            threads.insert(id, Idle { cpu, sleeps: sleeps.unwrap_or(0) });
         }
     }
-    sum
+    threads
+}
+
+/// What was done between two looks by the threads that were there at the second.
+pub(crate) fn between(before: &BTreeMap<String, Idle>, after: &BTreeMap<String, Idle>) -> Idle {
+    after.iter().fold(Idle::default(), |sum, (id, now)| {
+        let then = before.get(id).copied().unwrap_or_default();
+        Idle {
+            cpu: sum.cpu + now.cpu - then.cpu,
+            sleeps: sum.sleeps + now.sleeps.saturating_sub(then.sleeps),
+        }
+    })
 }

@@ -28,10 +28,10 @@ pub(crate) struct Amounts {
 impl Amounts {
     pub(crate) const FULL: Amounts = Amounts {
         quick: false,
-        runs: 5,
+        runs: 4,
         small_files: 50_000,
         large_bytes: 1 << 30,
-        changes: 200,
+        changes: 100,
         slow_changes: 30,
         idle_seconds: 20,
     };

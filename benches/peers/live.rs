@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::account::{Idle, activity, cpu_so_far, settle};
+use crate::account::{Idle, activity, between, cpu_so_far, settle};
 use crate::arena::{Arena, Medium, which};
 use crate::copy::Trees;
 use crate::tree::{Brings, Random, compare, empty};
@@ -74,14 +74,12 @@ pub(crate) fn measure(arena: &Arena) -> Live {
         Keeper {
             name: "rsync -a per change".into(),
             how: How::Rsync,
-            changes: arena.amounts.changes / 2,
+            changes: arena.amounts.changes,
         },
     ];
     let missing = match lsyncd_2() {
         Ok(version) => {
-            for (delay, changes) in
-                [(0, arena.amounts.changes / 2), (1, arena.amounts.slow_changes)]
-            {
+            for (delay, changes) in [(0, arena.amounts.changes), (1, arena.amounts.slow_changes)] {
                 let name = format!("Lsyncd {version}, delay={delay}");
                 keepers.push(Keeper { name, how: How::Two(delay), changes });
             }
@@ -297,17 +295,14 @@ fn at_rest(arena: &Arena, programs: &[&'static str]) -> Vec<(&'static str, Idle)
     if programs.is_empty() {
         return Vec::new();
     }
-    // What the last change left to do is done.
-    std::thread::sleep(Duration::from_secs(2));
-    let before: Vec<Idle> = programs.iter().map(|name| activity(name)).collect();
+    // What the last change left to do is done, and threads that have nothing to do have ended.
+    std::thread::sleep(Duration::from_secs(12));
+    let before: Vec<_> = programs.iter().map(|name| activity(name)).collect();
     std::thread::sleep(Duration::from_secs(arena.amounts.idle_seconds));
-    let after = programs.iter().map(|name| activity(name));
     programs
         .iter()
-        .zip(before.into_iter().zip(after))
-        .map(|(name, (before, after))| {
-            (*name, Idle { cpu: after.cpu - before.cpu, sleeps: after.sleeps - before.sleeps })
-        })
+        .zip(before)
+        .map(|(name, before)| (*name, between(&before, &activity(name))))
         .collect()
 }
 

@@ -270,6 +270,9 @@ fn machine() -> Vec<(&'static str, String)> {
     let disk = Command::new("df").args(["--output=fstype", env!("CARGO_TARGET_TMPDIR")]).output();
     let disk = disk.map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
     let disk = disk.ok().and_then(|text| text.lines().nth(1).map(str::to_owned));
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').nth(2).unwrap_or_default();
+    let load = format!("{load} on average over the last 15 minutes of the run");
     let uname = rustix::system::uname();
     let ours = Command::new(env!("CARGO_BIN_EXE_lsyncd")).arg("--version").output().ok();
     let ours = ours.map(|out| String::from_utf8_lossy(&out.stdout).trim().replace('\n', ", "));
@@ -277,6 +280,7 @@ fn machine() -> Vec<(&'static str, String)> {
         ("CPU", format!("{cpus} × {}", model.map_or("unknown", |(_, name)| name))),
         ("memory", format!("{} GiB", kib.unwrap_or(0) >> 20)),
         ("disk", disk.unwrap_or_default()),
+        ("load", load),
         ("kernel", format!("Linux {}", uname.release().to_string_lossy())),
         ("rsync", line("rsync", &["--version"])),
         ("ssh", line("ssh", &["-V"])),
