@@ -114,7 +114,8 @@ fn a_link_that_is_cut_during_the_first_mirror_goes_on() {
     }
     let push = stage.begin(&[]);
     // From then on the program does not end for a lost link.
-    super::wait_until("the agent answered", || stage.target().exists());
+    let begun = || std::fs::read_dir(stage.target()).is_ok_and(|mut dir| dir.next().is_some());
+    super::wait_until("the first operation arrived", begun);
     for wait in [1, 20, 60, 90] {
         super::wait_until("there is a link", || stage.world().sessions() > 0);
         std::thread::sleep(Duration::from_millis(wait));
