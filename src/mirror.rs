@@ -53,6 +53,8 @@ const BATCH_MAX: usize = 4096;
 const LOOKS_MAX: usize = 4;
 /// How many operations may be in flight before no further changes are taken up.
 const FLIGHTS_MAX: usize = 8 * 1024;
+/// Directories swept after a link was lost; what is left in others goes with the next walk.
+const SWEEPS_MAX: usize = 1000;
 /// How many listings may wait for the target's answer.
 const LISTS_MAX: usize = 256;
 
@@ -163,6 +165,8 @@ pub struct Mirror {
     looks: VecDeque<bool>,
     /// How often in a row renames were put back to wait for what comes next.
     put_back: u32,
+    /// Directories in which an agent may have left temporary names when its link was lost.
+    to_sweep: BTreeSet<RelPath>,
     /// Contents that wait for their names: none is given before all renames have left.
     staged: Vec<OpId>,
     problems: Problems,
@@ -208,6 +212,7 @@ impl Mirror {
             looking: BTreeSet::new(),
             looks: VecDeque::new(),
             put_back: 0,
+            to_sweep: BTreeSet::new(),
             staged: Vec::new(),
             clearings: Clearings::default(),
             halted: None,
@@ -328,6 +333,12 @@ impl Mirror {
         self.walk.as_ref().map_or(self.totals, Walk::counts)
     }
 
+    /// How many bytes of content the walk that runs found to be sent, once it knows.
+    #[must_use]
+    pub fn to_send(&self) -> Option<u64> {
+        self.walk.as_ref().and_then(Walk::to_send)
+    }
+
     /// The paths that failed and are not mended yet.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.list()
@@ -375,6 +386,13 @@ impl Mirror {
             self.walk_not_before = None;
         }
         self.before = Some(standing);
+        // An agent removes the temporary names of a dead one where it lists; the answer says nothing
+        // new.
+        for dir in std::mem::take(&mut self.to_sweep) {
+            let request = self.next_request;
+            self.next_request = self.next_request.wrapping_add(1);
+            self.out.push(Effect::List { request, dir, digest: None });
+        }
         if self.waiting.is_none() && self.next_rescan.is_none() {
             self.next_rescan = self.rules.rescan.map(|every| now + every);
         }
@@ -387,6 +405,9 @@ impl Mirror {
         self.staged.clear();
         for flight in self.flights.drain() {
             mark_of(&mut self.collate, &flight.op, now);
+            if flight.op.staged() && self.to_sweep.len() < SWEEPS_MAX {
+                self.to_sweep.extend(flight.op.path().parent());
+            }
         }
         for path in self.clearings.drain() {
             self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);

@@ -106,6 +106,29 @@ impl Planned {
         }
     }
 
+    /// How many bytes of content it brings.
+    #[must_use]
+    pub fn content(&self) -> u64 {
+        match self {
+            Planned::Content { size, .. } => *size,
+            Planned::Replace { new, .. } => new.content(),
+            _ => 0,
+        }
+    }
+
+    /// Is it done under a temporary name first?
+    #[must_use]
+    pub fn staged(&self) -> bool {
+        match self {
+            Planned::Content { .. } | Planned::Symlink { .. } | Planned::Replace { .. } => true,
+            Planned::MakeDir { .. }
+            | Planned::Meta { .. }
+            | Planned::Dir { .. }
+            | Planned::Rename { .. }
+            | Planned::Remove { .. } => false,
+        }
+    }
+
     /// What it does, in one line for people: `create dir/file`, `rename a -> b`.
     #[must_use]
     pub fn line(&self) -> String {

@@ -584,7 +584,7 @@ impl Loop {
             directories: counts.dirs,
             files: counts.files,
             sent: self.traffic.0,
-            to_send: None,
+            to_send: self.mirror.to_send(),
         };
         self.notice(|mirror| Notice::Progress { mirror, progress });
     }

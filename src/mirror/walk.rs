@@ -74,6 +74,8 @@ pub(super) struct Walk {
     /// Names in the source's root.
     root_names: Option<usize>,
     counts: Totals,
+    /// Bytes of content that were found to be sent.
+    to_send: u64,
     /// Names that events spoke of since it began, and whether what is beneath them may be other
     /// than it was: what the walk read of them may be older than what was sent meanwhile.
     touched: BTreeMap<RelPath, bool>,
@@ -94,6 +96,11 @@ impl Walk {
     /// What it has counted so far.
     pub(super) fn counts(&self) -> Totals {
         self.counts
+    }
+
+    /// How many bytes of content it found to be sent, once it has compared everything.
+    pub(super) fn to_send(&self) -> Option<u64> {
+        (self.read_all && self.pending.is_empty()).then_some(self.to_send)
     }
 
     /// How many directories wait for an answer.
@@ -218,6 +225,7 @@ impl Mirror {
             holders: BTreeSet::new(),
             root_names: None,
             counts: Totals::default(),
+            to_send: 0,
             touched: BTreeMap::new(),
         });
     }
@@ -383,6 +391,9 @@ impl Mirror {
         }
         for (path, kind) in unmirrored {
             self.not_mirrored(&path, kind);
+        }
+        if let Some(walk) = &mut self.walk {
+            walk.to_send += ops.iter().map(Planned::content).sum::<u64>();
         }
         self.send(ops, Cause::Walk, now);
     }

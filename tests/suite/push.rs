@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::tree::{equal_within, only_temporary_names, temporary_names, tree, unequal, wait_equal};
+use super::tree::{equal_within, temporary_names, tree, unequal, wait_equal};
 use super::world::{HOST, PATIENCE, World, wait_until};
 
 #[path = "push/bad.rs"]
@@ -163,19 +163,6 @@ impl Stage {
     pub fn settles_with(&self, push: &Push, when: &str) {
         if let Err(text) = equal_within(&self.source(), &self.target(), PATIENCE) {
             panic!("{when}: source and target stay different:\n{text}\n{}", push.said());
-        }
-    }
-
-    /// The same, where an agent was killed: what it left waits for the next walk.
-    #[track_caller]
-    pub fn settles_but_for_temporary_names(&self, push: &Push, when: &str) {
-        let end = Instant::now() + PATIENCE;
-        while let Some(text) = unequal(&self.source(), &self.target()) {
-            if only_temporary_names(&text) {
-                return;
-            }
-            assert!(Instant::now() < end, "{when}: different:\n{text}\n{}", push.said());
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

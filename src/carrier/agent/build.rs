@@ -183,7 +183,7 @@ fn commit(
     let now = root.and_then(|root| root.statx(&path).ok());
     match staged {
         Some(staged) if staged.may_be(&path, now.as_ref()) => {
-            run.push(id, staged.op(path), &[], built)
+            run.push(id, staged.op(path), &[], built);
         }
         staged => {
             if let Some(staged) = staged {
