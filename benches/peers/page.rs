@@ -247,7 +247,7 @@ fn page(arena: &Arena, copies: &[Measured], live: &Live) -> String {
     }
     text += "\n## Again\n\n    apt-get install rsync openssh-server openssh-client lsyncd\n    cargo bench --bench peers\n\n\
              `cargo bench --bench peers -- latency small` measures some rows (`latency`, `small`, `small-disk`, \
-             `small-local`, `noop`, `bulk`) and writes no page; `--quick` does less of each, to see that it works. Times \
+             `small-local`, `noop`, `bulk`) and writes no page; `-- --quick` does less of each, to see that it works. Times \
              scatter on a busy machine; compare the ratios.\n";
     text
 }
