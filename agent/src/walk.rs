@@ -281,7 +281,9 @@ where
         let fd = self.root.open_dir(dir)?;
         let facts = meta::stat_fd(&fd)?.into();
         (self.enter)(dir, fd.as_fd(), &facts).map_err(ListError::Trouble)?;
-        list_open(fd.as_fd(), facts)
+        // Only from here on is it watched: what changed before and after the first look, and told
+        // nobody, is in this one.
+        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into())
     }
 }
 

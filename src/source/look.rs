@@ -60,6 +60,8 @@ impl Source {
                 && marks.has(Marks::WHOLE)
             {
                 let mut found = Vec::new();
+                // It is watched from there on only: its attributes are looked at once more.
+                parents.insert(path.clone());
                 if self.along(&root, &path, &batch_paths, &mut along, &mut found) {
                     marks = marks.without(Marks::WHOLE);
                 }
@@ -71,6 +73,9 @@ impl Source {
         }
         if !more.is_empty() {
             parents.extend(more.iter().filter_map(|(path, ..)| path.parent()));
+            let dir = |look: &Look| matches!(look, Look::Here(entry) if entry.kind == Kind::Dir);
+            parents
+                .extend(more.iter().filter(|(.., look)| dir(look)).map(|(path, ..)| path.clone()));
             looked.paths.extend(more);
             looked.paths.sort_by(|a, b| a.0.cmp(&b.0));
             looked.paths.dedup_by(|later, earlier| {
