@@ -294,7 +294,8 @@ fn history(seed: u64, stage: &Stage) -> Result<(), String> {
     }
     let words: &[&str] = match seed % 5 {
         0 => &["--delay", "0.02"],
-        1 => &["--watch", "notify"],
+        // What happens between a directory's coming and its watch is lost there; rescans find it.
+        1 => &["--watch", "notify", "--rescan", "2"],
         _ => &[],
     };
     let mut push = Some(stage.begin(words));

@@ -125,10 +125,12 @@ impl Pairs {
         if slot == ROOT && mask.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF) {
             self.out.push(Some(WatchEvent::RootGone));
         }
-        if !mask.contains(ReadFlags::ATTRIB) {
+        if !mask.intersects(ReadFlags::ATTRIB | ReadFlags::MODIFY) {
             return;
         }
-        if self.before.as_ref().is_some_and(|before| before.displaced == Some(slot)) {
+        if mask.contains(ReadFlags::ATTRIB)
+            && self.before.as_ref().is_some_and(|before| before.displaced == Some(slot))
+        {
             // Its link count fell: it was replaced, not exchanged.
             self.forget_before(tree);
             return;
@@ -169,11 +171,12 @@ impl Pairs {
         } else if mask.contains(ReadFlags::DELETE) {
             self.no_exchange_in(tree, &path);
             self.out.push(Some(WatchEvent::Gone { path, dir }));
-        } else if mask.contains(ReadFlags::MODIFY) {
+        } else if mask.contains(ReadFlags::MODIFY) && !dir {
             self.out.push(Some(WatchEvent::Written(path)));
         } else if mask.contains(ReadFlags::CLOSE_WRITE) {
             self.out.push(Some(WatchEvent::Closed(path)));
-        } else if mask.contains(ReadFlags::ATTRIB) {
+        } else if mask.intersects(ReadFlags::ATTRIB | ReadFlags::MODIFY) {
+            // A directory is said to be modified when its time alone is set.
             self.out.push(Some(WatchEvent::Attributes(path)));
         }
     }
@@ -501,6 +504,17 @@ mod tests {
         let gone = WatchEvent::Gone { path: path("a"), dir: true };
         assert_eq!(kernel.take(), [gone, unsure("a")]);
         assert_eq!(kernel.pairs.dead, [2]);
+    }
+
+    #[test]
+    fn a_directory_that_is_modified_has_other_attributes() {
+        // That is how a change of its time alone is told: `touch -m`.
+        let mut kernel = Kernel::watching(&["", "a"]);
+        kernel.says(1, DIR | ReadFlags::MODIFY, 0, "");
+        kernel.says(1, DIR | ReadFlags::MODIFY, 0, "a");
+        kernel.says(2, DIR | ReadFlags::MODIFY, 0, "");
+        let attributes = |text| WatchEvent::Attributes(path(text));
+        assert_eq!(kernel.take(), [attributes(""), attributes("a")]);
     }
 
     #[test]
