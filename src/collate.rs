@@ -7,12 +7,16 @@
 //! target goes through the same names in the same order, so chains and swaps need no cleverness.
 //! The set is bounded: too many paths collapse into subtrees, too many subtrees into the whole tree.
 
+mod follow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::path::RelPath;
 
 use crate::watch::event::WatchEvent;
+
+pub use follow::Follow;
 
 /// A file that is written and not closed leaves after so much rest.
 const REST: Duration = Duration::from_millis(50);
@@ -42,6 +46,10 @@ impl Marks {
     pub const WHOLE: Marks = Marks(16);
     /// It was a directory when it was last heard of.
     pub const DIR: Marks = Marks(32);
+    /// The last that was heard of the name is that it went.
+    pub const GONE: Marks = Marks(128);
+    /// It was missing and nothing had said why, and has waited for what would say so.
+    pub const WAITED: Marks = Marks(64);
 
     /// All of these marks are set.
     #[must_use]
@@ -53,6 +61,12 @@ impl Marks {
     #[must_use]
     pub fn with(self, marks: Marks) -> Marks {
         Marks(self.0 | marks.0)
+    }
+
+    /// Those of these that are among those.
+    #[must_use]
+    pub fn only(self, marks: Marks) -> Marks {
+        Marks(self.0 & marks.0)
     }
 
     /// These without those.
@@ -178,6 +192,7 @@ impl Collate {
             WatchEvent::Written(path) => self.mark_written(path, now),
             WatchEvent::Closed(path) => self.mark(path, Marks::CONTENT, now),
             WatchEvent::Appeared { path, dir: false } => {
+                self.came(path);
                 let known = self.dirty.contains_key(path);
                 self.mark(path, Marks::NAME.with(Marks::CONTENT), now);
                 if !known {
@@ -185,13 +200,17 @@ impl Collate {
                 }
             }
             WatchEvent::Appeared { path, dir: true } => {
+                self.came(path);
                 // It may have been moved in with old times: nothing beneath is equal by its looks.
                 let marks = Marks::NAME.with(Marks::TREE).with(Marks::WHOLE).with(Marks::DIR);
                 self.mark(path, marks, now);
             }
             WatchEvent::Gone { path, dir } => {
-                let marks = if *dir { Marks::NAME.with(Marks::DIR) } else { Marks::NAME };
-                self.mark(path, marks.with(Marks::CONTENT), now);
+                let marks = Marks::NAME.with(Marks::GONE).with(Marks::CONTENT);
+                self.mark(path, if *dir { marks.with(Marks::DIR) } else { marks }, now);
+                if *dir {
+                    self.explained(path, now);
+                }
             }
             WatchEvent::Renamed { from, to, dir } => self.rename(from, to, *dir, now),
             WatchEvent::Attributes(path) => self.mark(path, Marks::META, now),
@@ -210,6 +229,33 @@ impl Collate {
     /// Marks a path that leaves at `when` (a retry), unless it is due earlier already.
     pub fn mark_at(&mut self, path: &RelPath, marks: Marks, now: Instant, when: Instant) {
         self.mark_until(path, marks, now, when);
+    }
+
+    /// A name came up: whatever went from there is another thing.
+    fn came(&mut self, path: &RelPath) {
+        if let Some(dirty) = self.dirty.get_mut(path) {
+            dirty.marks = dirty.marks.without(Marks::GONE.with(Marks::WAITED));
+        }
+    }
+
+    /// A directory went: what is missing beneath it waits for nothing more.
+    fn explained(&mut self, dir: &RelPath, now: Instant) {
+        let ready = now + self.delay;
+        for path in self.under(dir) {
+            if let Some(dirty) = self.dirty.get(&path)
+                && dirty.marks.has(Marks::WAITED)
+                && dirty.due.is_some_and(|due| due > ready)
+            {
+                self.set_due(&path, ready);
+            }
+        }
+    }
+
+    /// Adds marks to a path that is dirty; it leaves when it would have left. Says whether it is.
+    pub fn add(&mut self, path: &RelPath, marks: Marks) -> bool {
+        let Some(dirty) = self.dirty.get_mut(path) else { return false };
+        dirty.marks = dirty.marks.with(marks);
+        true
     }
 
     fn mark_until(&mut self, path: &RelPath, marks: Marks, now: Instant, when: Instant) {
@@ -308,9 +354,17 @@ impl Collate {
             && t == from
         {
             self.steps.pop();
+            // Nothing had to make room for it either.
+            while let Some(Step::Clear { path, .. }) = self.steps.last()
+                && path.is_at_or_under(from)
+            {
+                self.steps.pop();
+            }
             for path in [from, to] {
                 let marks = Marks::NAME.with(Marks::TREE).with(Marks::WHOLE).with(Marks::CONTENT);
                 self.mark(path, marks, now);
+                // What they wait for is called otherwise by now: it is asked afresh.
+                self.release_under(path, now);
             }
             return;
         }
@@ -340,7 +394,8 @@ impl Collate {
                     // What it waited for may be known by the old name only: it is asked afresh.
                     let due = dirty.due.unwrap_or(ready);
                     let there = self.remove(&moved);
-                    let marks = there.map_or(dirty.marks, |there| there.marks.with(dirty.marks));
+                    let marks = dirty.marks.without(Marks::WAITED);
+                    let marks = there.map_or(marks, |there| there.marks.with(marks));
                     self.dirty.insert(moved.clone(), Dirty { marks, due: Some(due), ..dirty });
                     self.due.insert((due, moved));
                 }
@@ -351,8 +406,9 @@ impl Collate {
             self.unclosed.insert(to.clone(), left);
         }
         if stale {
-            let gone = if dir { Marks::NAME.with(Marks::DIR) } else { Marks::NAME };
-            self.mark(from, gone.with(Marks::CONTENT), now);
+            let gone = Marks::NAME.with(Marks::GONE).with(Marks::CONTENT);
+            self.mark(from, if dir { gone.with(Marks::DIR) } else { gone }, now);
+            self.came(to);
             let marks = if dir {
                 Marks::NAME.with(Marks::DIR).with(Marks::TREE).with(Marks::WHOLE)
             } else {
@@ -421,8 +477,7 @@ impl Collate {
         if self.next().is_none_or(|next| next > now) {
             return batch;
         }
-        batch.steps = std::mem::take(&mut self.steps);
-        self.steps_due = None;
+        batch.steps = self.take_steps();
         while batch.paths.len() < max {
             let Some((due, path)) = self.due.first().cloned() else { break };
             if due > now {
@@ -455,12 +510,10 @@ impl Collate {
         batch
     }
 
-    /// Everything is dirty: a walk of the whole tree will tell; nothing else need be remembered.
-    pub fn forget(&mut self) {
-        self.dirty.clear();
-        self.due.clear();
-        self.steps.clear();
+    /// The steps that have not left, taken back: their order is not to be relied on any more.
+    pub fn take_steps(&mut self) -> Vec<Step> {
         self.steps_due = None;
+        std::mem::take(&mut self.steps)
     }
 
     /// Keeps the set bounded: paths become the directories at the top that hold them, those become
@@ -485,7 +538,9 @@ impl Collate {
                 }
             }
         }
-        self.forget();
+        self.dirty.clear();
+        self.due.clear();
+        self.take_steps();
         if tops.len() > self.limit / 2 {
             tops = BTreeSet::from([RelPath::root()]);
         }

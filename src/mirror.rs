@@ -11,8 +11,10 @@ mod event;
 mod flights;
 mod guard;
 mod live;
+mod moved;
 mod owners;
 mod problems;
+mod renames;
 pub mod run;
 mod walk;
 
@@ -25,11 +27,11 @@ use lsync_protocol::handshake::{Identity, Welcome};
 use lsync_protocol::message::{NoList, OpId};
 use lsync_protocol::path::RelPath;
 
-use crate::collate::{Collate, Marks};
+use crate::collate::{Batch, Collate, Follow, Marks, Step};
 use crate::config::Delete;
 use crate::error::{Exit, Problem};
 use crate::filter::Filter;
-use crate::plan::{Looked, Planned};
+use crate::plan::Planned;
 use crate::watch::WatchEvent;
 
 pub use event::{Effect, Event, Report, Totals};
@@ -41,6 +43,7 @@ pub use crate::source::{RootTrouble, SourceDir};
 use clear::Clearings;
 use flights::{Cause, Flight, Flights};
 use guard::Guard;
+use moved::Moved;
 use owners::Owners;
 use problems::Problems;
 use walk::Walk;
@@ -119,10 +122,12 @@ fn mark_of(collate: &mut Collate, op: &Planned, now: Instant) {
     let tree = |dir: bool| if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
     match op {
         Planned::Rename { from, to, kind, .. } => {
-            collate.mark(from, tree(*kind == Kind::Dir), now);
+            collate.mark(from, tree(*kind == Kind::Dir).with(Marks::GONE), now);
             collate.mark(to, tree(*kind == Kind::Dir), now);
         }
-        Planned::Remove { path, kind } => collate.mark(path, tree(*kind == Kind::Dir), now),
+        Planned::Remove { path, kind } => {
+            collate.mark(path, tree(*kind == Kind::Dir).with(Marks::GONE), now);
+        }
         Planned::Meta { path, .. } | Planned::Dir { path, .. } => {
             collate.mark(path, Marks::META, now);
         }
@@ -134,6 +139,14 @@ fn mark_of(collate: &mut Collate, op: &Planned, now: Instant) {
             collate.mark(path, name, now);
         }
     }
+}
+
+/// A batch that is with the looker.
+#[derive(Debug, Clone)]
+struct Asked {
+    batch: Arc<Batch>,
+    /// Its names are those after so many renames of directories.
+    since: u64,
 }
 
 /// The whole state of one mirror.
@@ -156,13 +169,18 @@ pub struct Mirror {
     walk: Option<Walk>,
     /// Subtrees to be walked, and whether everything in them is sent.
     walks_due: BTreeMap<RelPath, bool>,
+    /// No walk before the renames of directories are done that were sent before this number: a
+    /// listing may overtake them.
+    walk_after: OpId,
+    /// Nor before anything is done that was sent before events were lost.
+    doubt_before: OpId,
     /// No walk of the whole tree before this.
     walk_not_before: Option<Instant>,
     next_rescan: Option<Instant>,
     /// Paths with the looker.
     looking: BTreeSet<RelPath>,
-    /// The batches with the looker, in order: do they say what happened to names?
-    looks: VecDeque<bool>,
+    /// The batches with the looker, in order.
+    looks: VecDeque<Asked>,
     /// How often in a row renames were put back to wait for what comes next.
     put_back: u32,
     /// Directories in which an agent may have left temporary names when its link was lost.
@@ -179,8 +197,7 @@ pub struct Mirror {
     unmirrored: BTreeSet<RelPath>,
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
-    /// Directories that were renamed a moment ago: when, the old name, the name of now.
-    moved: VecDeque<(Instant, RelPath, RelPath)>,
+    moved: Moved,
     ready: bool,
     finished: bool,
     totals: Totals,
@@ -207,6 +224,8 @@ impl Mirror {
             parked: VecDeque::new(),
             walk: None,
             walks_due: BTreeMap::new(),
+            walk_after: 0,
+            doubt_before: 0,
             walk_not_before: None,
             next_rescan: None,
             looking: BTreeSet::new(),
@@ -219,7 +238,7 @@ impl Mirror {
             waiting: None,
             next_root_check: None,
             unmirrored: BTreeSet::new(),
-            moved: VecDeque::new(),
+            moved: Moved::default(),
             there: BTreeMap::new(),
             ready: false,
             finished: false,
@@ -257,7 +276,7 @@ impl Mirror {
                     self.in_order(event, now);
                 }
             }
-            Event::StillMissing { asked, missing } => self.still_missing(asked, missing, now),
+            Event::StillMissing { asked, absent } => self.still_missing(asked, absent, now),
             Event::WalkFailed { walk, dir, why } => self.walk_failed(walk, &dir, &why, now),
             Event::Same { request } => self.answered(request, walk::Answer::Same, now),
             Event::Entries { request, entries } => {
@@ -299,7 +318,7 @@ impl Mirror {
             }
             if self.walk.is_none() {
                 sooner(self.next_rescan);
-                if self.walks_due.contains_key(&RelPath::root()) {
+                if self.walks_due.contains_key(&RelPath::root()) && !self.walks_are_held() {
                     sooner(self.walk_not_before);
                 }
             }
@@ -409,15 +428,13 @@ impl Mirror {
                 self.to_sweep.extend(flight.op.path().parent());
             }
         }
-        for path in self.clearings.drain() {
-            self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);
-        }
+        self.end_clearings(now);
         // Nothing is in flight that anything could wait for.
         self.collate.release_under(&RelPath::root(), now);
         // What waited for an answer of the link comes again by other ways.
         for event in std::mem::take(&mut self.parked) {
             match event {
-                Event::Looked(Ok(looked)) => self.redirty(looked, now),
+                Event::Looked(_) => self.redirty(now),
                 event => self.in_order(event, now),
             }
         }
@@ -431,9 +448,17 @@ impl Mirror {
         }
     }
 
+    fn end_clearings(&mut self, now: Instant) {
+        for path in self.clearings.drain() {
+            self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);
+            self.collate.release_under(&path, now);
+        }
+    }
+
     /// Events were lost: what was seen and has not reached the target yet may be over already, and
     /// a walk that lists the target before it arrives there would not find that out.
     fn doubt(&mut self, now: Instant) {
+        self.doubt_before = self.next_op;
         for flight in self.flights.all() {
             mark_of(&mut self.collate, &flight.op, now);
         }
@@ -441,36 +466,42 @@ impl Mirror {
         for path in &self.looking {
             self.collate.mark(path, marks, now);
         }
+        for asked in self.looks.clone() {
+            self.mark_steps(&asked.batch.steps, asked.since, now);
+        }
+        let steps = self.collate.take_steps();
+        self.mark_steps(&steps, self.moved.so_far(), now);
     }
 
-    /// A batch that was looked at but could not be used is dirty as it was.
-    fn redirty(&mut self, looked: Looked, now: Instant) {
-        self.looks.pop_front();
-        for (step, _) in looked.steps {
-            match step {
-                crate::collate::Step::Rename { from, to, dir } => {
-                    let mut marks = Marks::NAME.with(Marks::CONTENT);
-                    if dir {
-                        marks = marks.with(Marks::TREE).with(Marks::DIR);
-                    }
-                    self.collate.mark(&from, marks, now);
-                    self.collate.mark(&to, marks, now);
-                }
-                crate::collate::Step::Clear { path, dir } => {
-                    let marks = Marks::NAME.with(Marks::CONTENT);
-                    let marks = if dir { marks.with(Marks::DIR) } else { marks };
+    /// The names that these steps speak of are dirty, by the names they have by now. They were
+    /// right when `since` renames of directories had been heard of.
+    fn mark_steps(&mut self, steps: &[Step], since: u64, now: Instant) {
+        let follow = Follow::new(steps);
+        for (at, step) in steps.iter().enumerate() {
+            let marks = Marks::NAME.with(Marks::CONTENT);
+            let tree = marks.with(Marks::TREE).with(Marks::DIR);
+            let (gone, came, marks) = match step {
+                Step::Rename { from, to, dir } => (from, Some(to), if *dir { tree } else { marks }),
+                Step::Clear { path, dir: true } => (path, None, marks.with(Marks::DIR)),
+                Step::Clear { path, dir: false } => (path, None, marks),
+            };
+            for (path, marks) in [(Some(gone), marks.with(Marks::GONE)), (came, marks)] {
+                if let Some(path) = path {
+                    let path = self.moved.follow(follow.name(path, at + 1), since);
                     self.collate.mark(&path, marks, now);
                 }
             }
         }
-        for (path, marks, ..) in looked.paths {
-            self.looking.remove(&path);
-            self.collate.mark(&path, marks, now);
-            self.collate.release(&path, now);
-        }
-        for path in looked.excluded {
-            self.looking.remove(&path);
-            self.collate.release(&path, now);
+    }
+
+    /// A batch that was looked at but could not be used is dirty as it was.
+    fn redirty(&mut self, now: Instant) {
+        let Some(asked) = self.looks.pop_front() else { return };
+        self.mark_steps(&asked.batch.steps, asked.since, now);
+        for (path, marks, _) in &asked.batch.paths {
+            self.looking.remove(path);
+            self.collate.mark(path, *marks, now);
+            self.collate.release(path, now);
         }
     }
 
@@ -497,7 +528,7 @@ impl Mirror {
         match event {
             Event::Looked(Ok(looked)) => self.looked(looked, now),
             Event::Looked(Err(trouble)) => {
-                self.looks.pop_front();
+                self.redirty(now);
                 self.root_lost(trouble, now);
             }
             Event::Walked { walk, seen } => self.walked(walk, seen, now),
@@ -508,12 +539,13 @@ impl Mirror {
 
     /// The source's root is not what it was: nothing is concluded from it until it is back.
     fn root_lost(&mut self, trouble: RootTrouble, now: Instant) {
-        // Everything has to be compared when it is back, so nothing need be remembered.
-        self.collate.forget();
+        // Everything has to be compared when it is back. What is on its way may arrive under a name
+        // that is another by now, so that is dirty as well.
         self.there.clear();
         self.problems.clear();
+        // What they still ask for is answered by the same trouble, or not used.
+        self.end_clearings(now);
         self.doubt(now);
-        self.looking.clear();
         self.walks_due.insert(RelPath::root(), false);
         if self.walk.take().is_some() {
             self.out.push(Effect::StopWalk);
@@ -600,7 +632,9 @@ impl Mirror {
             if batch.is_empty() {
                 break;
             }
-            self.looks.push_back(!batch.steps.is_empty());
+            let batch = Arc::new(batch);
+            let since = self.moved.so_far();
+            self.looks.push_back(Asked { batch: Arc::clone(&batch), since });
             self.looking.extend(batch.paths.iter().map(|(path, ..)| path.clone()));
             self.out.push(Effect::Look(batch));
         }
@@ -613,7 +647,7 @@ impl Mirror {
 
     /// Have all renames that were heard of left?
     fn names_told(&self) -> bool {
-        !self.collate.has_steps() && !self.looks.contains(&true)
+        !self.collate.has_steps() && self.looks.iter().all(|asked| asked.batch.steps.is_empty())
     }
 
     /// Contents that are staged get their names, if no rename is still to be told.

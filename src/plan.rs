@@ -156,19 +156,31 @@ pub enum Look {
     Unknown(String),
 }
 
+/// A dirty path, what may differ, when that was first heard of, and what stands there.
+pub type LookedPath = (RelPath, Marks, Instant, Look);
+
 /// A batch that was looked at.
 #[derive(Debug, Clone, Default)]
 pub struct Looked {
     /// What happened to names; for a rename, what stands now where the thing finally went.
     pub steps: Vec<(Step, Option<Look>)>,
     /// Dirty paths in their order.
-    pub paths: Vec<(RelPath, Marks, Instant, Look)>,
+    pub paths: Vec<LookedPath>,
     /// Paths that turned out not to be mirrored.
     pub excluded: Vec<RelPath>,
     /// The directories that hold any of these names.
     pub parents: BTreeMap<RelPath, Look>,
     /// The source's root has nothing in it that is mirrored; only known when a name in it went.
     pub root_empty: bool,
+}
+
+/// What of the names that are to be deleted is not on the source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Absent {
+    /// Certainly not there.
+    pub missing: Vec<(RelPath, Kind)>,
+    /// It could not be found out, for this reason.
+    pub unknown: Vec<(RelPath, String)>,
 }
 
 /// What to do about a batch.
@@ -182,8 +194,9 @@ pub struct Plan {
     pub dirs: Vec<Planned>,
     /// Subtrees to be walked, and whether everything in them is sent whatever it looks like.
     pub walks: Vec<(RelPath, bool)>,
-    /// Names of renames that cannot be told as such: both are looked at.
-    pub doubted: Vec<RelPath>,
+    /// Names of renames that cannot be told as such, as they are after so many of the steps, and
+    /// whether it is the old one: both are looked at.
+    pub doubted: Vec<(usize, RelPath, bool)>,
     /// Paths that could not be looked at, and why.
     pub unknown: Vec<(RelPath, String)>,
     /// Paths of kinds that are not mirrored.
@@ -198,7 +211,7 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
     let mut touch = |path: &RelPath| {
         touched.extend(path.parent());
     };
-    for (step, look) in &looked.steps {
+    for (at, (step, look)) in looked.steps.iter().enumerate() {
         match step {
             Step::Clear { path, dir } => {
                 let kind = if *dir { Kind::Dir } else { Kind::File };
@@ -215,7 +228,8 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                         plan.ops.retain(|op| {
                             !matches!(op, Planned::Remove { path, .. } if path.is_at_or_under(to))
                         });
-                        plan.doubted.extend([from.clone(), to.clone()]);
+                        plan.doubted.push((at + 1, from.clone(), true));
+                        plan.doubted.push((at + 1, to.clone(), false));
                     }
                 }
             }
@@ -267,11 +281,13 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
         if have.contains(&dir) {
             continue;
         }
-        if let Some(Look::Here(entry)) = looked.parents.get(&dir)
-            && entry.kind == Kind::Dir
-        {
-            let meta = held.meta(Kind::Dir, entry.meta);
-            plan.dirs.push(Planned::Dir { path: dir, meta });
+        match looked.parents.get(&dir) {
+            Some(Look::Here(entry)) if entry.kind == Kind::Dir => {
+                let meta = held.meta(Kind::Dir, entry.meta);
+                plan.dirs.push(Planned::Dir { path: dir, meta });
+            }
+            Some(Look::Unknown(why)) => plan.unknown.push((dir, why.clone())),
+            _ => {}
         }
     }
     plan
@@ -449,7 +465,10 @@ mod tests {
             Planned::Rename { from, to, kind: Kind::File, size: Some(9), mtime }
         );
         let plan = plan(&looked(None), &held());
-        assert_eq!((plan.ops.len(), plan.doubted), (0, vec![path("a"), path("b")]));
+        assert_eq!(
+            (plan.ops.len(), plan.doubted),
+            (0, vec![(1, path("a"), true), (1, path("b"), false)])
+        );
     }
 
     #[test]

@@ -411,7 +411,7 @@ pub struct OwnerNames {
 const MISSED_MAX: usize = 10_000;
 
 /// A rename that covers a directory which a walk missed: its new name has to be walked.
-fn find_missed(missed: &mut BTreeSet<RelPath>, events: &mut Vec<WatchEvent>) {
+pub(crate) fn find_missed(missed: &mut BTreeSet<RelPath>, events: &mut Vec<WatchEvent>) {
     if missed.len() > MISSED_MAX {
         missed.clear();
         events.push(WatchEvent::Overflow);

@@ -12,7 +12,8 @@ use lsync_protocol::path::RelPath;
 
 use super::walk::Answer;
 use super::{Cause, Effect, Flight, Mirror, RootTrouble, covers};
-use crate::plan::Planned;
+use crate::collate::Marks;
+use crate::plan::{Absent, Planned};
 
 /// How often one directory is cleared before it is a problem: somebody keeps filling it.
 const ROUNDS: u32 = 3;
@@ -27,6 +28,20 @@ struct Clearing {
     waiting: usize,
     /// Names that stay.
     kept: usize,
+    /// Why some of them stay that should not.
+    failed: Option<String>,
+    /// It is empty; before it goes itself it is looked for once more.
+    emptied: bool,
+}
+
+/// What became of a name in a directory that is being cleared.
+#[derive(Debug)]
+pub(super) enum Cleared {
+    Gone,
+    /// It is protected, or the source does have it.
+    Kept,
+    /// It should go and could not.
+    Failed(String),
 }
 
 /// Directories being cleared.
@@ -55,7 +70,8 @@ impl Clearings {
 
     fn begin(&mut self, key: u64, then: Flight) {
         *self.paths.entry(then.op.path().clone()).or_default() += 1;
-        self.by_key.insert(key, Clearing { then, waiting: 0, kept: 0 });
+        self.by_key
+            .insert(key, Clearing { then, waiting: 0, kept: 0, failed: None, emptied: false });
     }
 
     fn end(&mut self, key: u64) -> Option<Clearing> {
@@ -94,7 +110,7 @@ impl Mirror {
         if let Some(why) = why {
             self.failed(&path, why, now);
             if let Cause::Clearing(key) = flight.cause {
-                self.cleared_one(key, false, now);
+                self.cleared_one(key, Cleared::Failed(why.to_owned()), now);
             }
             return;
         }
@@ -135,7 +151,7 @@ impl Mirror {
             Answer::Missing | Answer::Same => self.cleared(key, now),
             Answer::Trouble(why) => {
                 clearing.kept += 1;
-                self.failed(&dir, &why, now);
+                clearing.failed = Some(why);
                 self.cleared(key, now);
             }
         }
@@ -145,20 +161,24 @@ impl Mirror {
     pub(super) fn still_missing(
         &mut self,
         asked: u64,
-        missing: Result<Vec<(RelPath, Kind)>, RootTrouble>,
+        absent: Result<Absent, RootTrouble>,
         now: Instant,
     ) {
         if asked & CLEARING == 0 {
-            return self.extra_missing(asked, missing, now);
+            return self.extra_missing(asked, absent, now);
         }
-        let missing = match missing {
-            Ok(missing) => missing,
+        let Absent { missing, unknown } = match absent {
+            Ok(absent) => absent,
             Err(trouble) => return self.root_lost(trouble, now),
         };
         let Some(clearing) = self.clearings.by_key.get_mut(&asked) else { return };
+        if clearing.emptied {
+            return self.emptied(asked, !missing.is_empty(), now);
+        }
         let first = clearing.then.first;
         clearing.kept += clearing.waiting.saturating_sub(missing.len());
         clearing.waiting = missing.len();
+        clearing.failed = unknown.into_iter().next().map(|(path, why)| format!("{path}: {why}"));
         if let Err(reason) = self.guard.allow(missing.len() as u64, now) {
             clearing.kept += clearing.waiting;
             clearing.waiting = 0;
@@ -178,36 +198,66 @@ impl Mirror {
     }
 
     /// One name of a directory is gone, or stays.
-    pub(super) fn cleared_one(&mut self, key: u64, gone: bool, now: Instant) {
+    pub(super) fn cleared_one(&mut self, key: u64, what: Cleared, now: Instant) {
         let Some(clearing) = self.clearings.by_key.get_mut(&key) else { return };
         clearing.waiting = clearing.waiting.saturating_sub(1);
-        clearing.kept += usize::from(!gone);
+        clearing.kept += usize::from(!matches!(what, Cleared::Gone));
+        if let Cleared::Failed(why) = what {
+            clearing.failed = Some(why);
+        }
         if clearing.waiting == 0 {
             self.cleared(key, now);
         }
     }
 
-    /// All that could go has gone.
-    fn cleared(&mut self, key: u64, now: Instant) {
+    /// All that was in it has gone. It goes as well, if nothing else is known of it by now.
+    fn emptied(&mut self, key: u64, missing: bool, now: Instant) {
         let Some(clearing) = self.clearings.end(key) else { return };
         let path = clearing.then.op.path().clone();
-        if clearing.kept == 0 && self.collate.marks(&path).is_some() {
-            // Something happened to it meanwhile: a fresh look decides, and what is above it is
-            // tried after that.
+        let clears = matches!(clearing.then.op, Planned::Remove { .. });
+        if clears && !self.rules.filter.verdict_deep(&path, true).deletable {
+            // It was renamed to where the rules protect it.
             if let Cause::Clearing(above) = clearing.then.cause {
-                self.cleared_one(above, true, now);
+                self.cleared_one(above, Cleared::Kept, now);
             }
-            self.collate.release_under(&path, now);
-            return;
-        }
-        if clearing.kept == 0 {
+        } else if missing && self.collate.marks(&path).is_none() {
             let then = Flight { cleared: clearing.then.cleared + 1, ..clearing.then };
             self.send_again(then, now);
-            self.collate.release_under(&path, now);
+        } else {
+            // A fresh look decides, and what is above it is tried after that.
+            self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);
+            if let Cause::Clearing(above) = clearing.then.cause {
+                self.cleared_one(above, Cleared::Gone, now);
+            }
+        }
+        self.collate.release_under(&path, now);
+    }
+
+    /// All that could go has gone.
+    fn cleared(&mut self, key: u64, now: Instant) {
+        if let Some(clearing) = self.clearings.by_key.get_mut(&key)
+            && clearing.kept == 0
+        {
+            let path = clearing.then.op.path();
+            if matches!(clearing.then.op, Planned::Remove { .. }) {
+                clearing.emptied = true;
+                let paths = vec![(path.clone(), Kind::Dir)];
+                self.out.push(Effect::LookMissing { asked: key, paths });
+            } else {
+                let gone = self.collate.marks(path).is_none();
+                self.emptied(key, gone, now);
+            }
             return;
         }
+        let Some(clearing) = self.clearings.end(key) else { return };
+        let path = clearing.then.op.path().clone();
         match (&clearing.then.op, clearing.then.cause) {
-            (_, Cause::Clearing(above)) => self.cleared_one(above, false, now),
+            (_, Cause::Clearing(above)) => {
+                let what = clearing.failed.map_or(Cleared::Kept, Cleared::Failed);
+                self.cleared_one(above, what, now);
+            }
+            // It has to be tried again as a whole: once what is in it can go, so can it.
+            (_, _) if let Some(why) = clearing.failed => self.failed(&path, &why, now),
             (Planned::Replace { .. }, _) => {
                 let why = "a directory is in the way on the target, \
                            and it holds names that are protected or could not be deleted";

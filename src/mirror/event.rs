@@ -10,7 +10,7 @@ use lsync_protocol::path::RelPath;
 use super::{NotBuilt, RootTrouble, SourceDir, Unasked};
 use crate::collate::Batch;
 use crate::error::{Exit, Problem};
-use crate::plan::{Looked, Planned};
+use crate::plan::{Absent, Looked, Planned};
 use crate::watch::WatchEvent;
 
 /// What came.
@@ -26,12 +26,12 @@ pub enum Event {
     Lost,
     /// A batch was looked at.
     Looked(Result<Looked, RootTrouble>),
-    /// Names that a walk or a clearing means to delete were looked at: those that are missing.
+    /// Names that a walk or a clearing means to delete were looked at.
     StillMissing {
         /// Who asked.
         asked: u64,
-        /// What is certainly not there.
-        missing: Result<Vec<(RelPath, Kind)>, RootTrouble>,
+        /// What is not there.
+        absent: Result<Absent, RootTrouble>,
     },
     /// The walk read a directory.
     Walked {
@@ -114,7 +114,7 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Effect {
     /// Look at these and come back with [`Event::Looked`], in order.
-    Look(Batch),
+    Look(Arc<Batch>),
     /// Look whether these are still missing.
     LookMissing {
         /// Who asks: a walk or a clearing.

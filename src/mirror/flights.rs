@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use lsync_protocol::message::OpId;
+use lsync_protocol::entry::Kind;
+use lsync_protocol::message::{INLINE_MAX, OpId};
 use lsync_protocol::path::RelPath;
 
 use crate::plan::Planned;
@@ -45,6 +46,10 @@ pub(crate) struct Flights {
     /// The same, by operation.
     sent_names: BTreeMap<OpId, Vec<RelPath>>,
     walk: usize,
+    /// Those that rename directories.
+    dir_renames: BTreeSet<OpId>,
+    /// Those that bring or take names, but for large contents: their names are given later.
+    names: BTreeSet<OpId>,
 }
 
 impl Flights {
@@ -61,6 +66,16 @@ impl Flights {
         self.walk
     }
 
+    /// Does a rename of a directory fly that was sent before this number?
+    pub(crate) fn moves_dirs_before(&self, id: OpId) -> bool {
+        self.dir_renames.first().is_some_and(|first| *first < id)
+    }
+
+    /// Does anything fly that brings or takes a name and was sent before this number?
+    pub(crate) fn names_before(&self, id: OpId) -> bool {
+        self.names.first().is_some_and(|first| *first < id)
+    }
+
     /// When the oldest change in flight was first heard of.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.by_id.values().map(|flight| flight.first).min()
@@ -72,8 +87,22 @@ impl Flights {
         self.at(path).is_some()
     }
 
+    /// Is this name being removed?
+    pub(crate) fn removes(&self, path: &RelPath) -> bool {
+        let flight = self.at(path).and_then(|id| self.by_id.get(&id));
+        flight.is_some_and(|flight| matches!(flight.op, Planned::Remove { .. }))
+    }
+
     pub(crate) fn insert(&mut self, id: OpId, flight: Flight) {
         self.walk += usize::from(flight.cause == Cause::Walk);
+        if matches!(flight.op, Planned::Rename { kind: Kind::Dir, .. }) {
+            self.dir_renames.insert(id);
+        }
+        if !matches!(flight.op, Planned::Dir { .. } | Planned::Meta { .. })
+            && flight.op.content() <= INLINE_MAX
+        {
+            self.names.insert(id);
+        }
         if !matches!(flight.op, Planned::Dir { .. }) {
             if let Planned::Rename { from, .. } = &flight.op {
                 self.by_path.insert((from.clone(), id));
@@ -86,6 +115,8 @@ impl Flights {
     pub(crate) fn remove(&mut self, id: OpId) -> Option<Flight> {
         let flight = self.by_id.remove(&id)?;
         self.walk -= usize::from(flight.cause == Cause::Walk);
+        self.dir_renames.remove(&id);
+        self.names.remove(&id);
         self.by_path.remove(&(flight.op.path().clone(), id));
         if let Planned::Rename { from, .. } = &flight.op {
             self.by_path.remove(&(from.clone(), id));
@@ -159,6 +190,8 @@ impl Flights {
         self.by_path.clear();
         self.sent_as.clear();
         self.sent_names.clear();
+        self.dir_renames.clear();
+        self.names.clear();
         self.walk = 0;
         std::mem::take(&mut self.by_id).into_values().collect()
     }
@@ -181,22 +214,41 @@ impl Flights {
         let names: Vec<(RelPath, OpId)> =
             self.names_under(from).filter(|(_, id)| *id >= first).cloned().collect();
         for name in names {
-            self.by_path.remove(&name);
-            let (path, id) = name;
-            let Some(moved) = path.moved(from, to) else { continue };
-            if let Some(flight) = self.by_id.get_mut(&id) {
-                rewrite(&mut flight.op, &path, &moved);
-                if matches!(flight.op, Planned::Remove { .. }) {
+            if let Some(moved) = name.0.moved(from, to) {
+                if self.get(name.1).is_some_and(|f| matches!(f.op, Planned::Remove { .. })) {
                     removes.push(moved.clone());
                 }
-                if is_content(&flight.op) {
-                    self.sent_names.entry(id).or_default().push(path.clone());
-                    self.sent_as.insert((path, id));
-                }
+                self.rename(name, moved);
+            } else {
+                self.by_path.remove(&name);
             }
-            self.by_path.insert((moved, id));
         }
         removes
+    }
+
+    /// Operations of this number and later were sent by names that were right a moment ago; `now`
+    /// says what they are called by now.
+    pub(crate) fn follow(&mut self, first: OpId, now: impl Fn(&RelPath) -> RelPath) {
+        let late: Vec<(RelPath, OpId)> =
+            self.by_path.iter().filter(|(_, id)| *id >= first).cloned().collect();
+        for name in late {
+            let moved = now(&name.0);
+            if moved != name.0 {
+                self.rename(name, moved);
+            }
+        }
+    }
+
+    fn rename(&mut self, (path, id): (RelPath, OpId), moved: RelPath) {
+        self.by_path.remove(&(path.clone(), id));
+        if let Some(flight) = self.by_id.get_mut(&id) {
+            rewrite(&mut flight.op, &path, &moved);
+            if is_content(&flight.op) {
+                self.sent_names.entry(id).or_default().push(path.clone());
+                self.sent_as.insert((path, id));
+            }
+        }
+        self.by_path.insert((moved, id));
     }
 }
 
@@ -233,7 +285,6 @@ fn rewrite(op: &mut Planned, old: &RelPath, new: &RelPath) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lsync_protocol::entry::Kind;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()

@@ -7,22 +7,21 @@ use lsync_protocol::entry::{Entry, Kind};
 use lsync_protocol::message::{OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
+use super::clear::Cleared;
 use super::problems::What;
-use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report, any_under, covers};
-use crate::collate::{Marks, Step};
-use crate::plan::{Look, Looked, Planned, plan};
+use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report};
+use crate::collate::{Follow, Marks, Step};
+use crate::plan::{Look, Looked, LookedPath, Planned, plan};
 use crate::watch::WatchEvent;
 
-/// For so long a renamed directory is remembered, in case its old name is used again.
-const MOVED_FOR: Duration = Duration::from_secs(5);
 /// A name that is missing while no event told of it waits so long for that event.
-const GRACE: Duration = Duration::from_millis(50);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// A rename whose file has moved on waits so long for the event that tells where to.
 const MOVING: Duration = Duration::from_millis(10);
+/// A directory that was tried once more is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often in a row it waits.
 const PUT_BACK_MAX: u32 = 3;
-/// At most so many of them.
-const MOVED_MAX: usize = 256;
 
 /// The cause of a problem that stands for the whole target.
 const ROOT_GONE: &str = "the target's directory is gone";
@@ -42,9 +41,9 @@ impl Mirror {
     /// A batch was looked at: its operations leave.
     pub(super) fn looked(&mut self, mut looked: Looked, now: Instant) {
         if self.held.is_none() || self.waiting.is_some() {
-            return self.redirty(looked, now);
+            return self.redirty(now);
         }
-        self.looks.pop_front();
+        let since = self.looks.pop_front().map_or(0, |asked| asked.since);
         if self.moved_on(&looked) {
             let steps = looked.steps.into_iter().map(|(step, _)| step).collect();
             return self.collate.put_back(steps, now + MOVING);
@@ -79,21 +78,24 @@ impl Mirror {
         }
         // A walk may have sent something for a path meanwhile: one operation at a time.
         let mut first = now;
+        let puzzling: Vec<bool> =
+            looked.paths.iter().map(|missing| self.is_puzzling(missing, &looked)).collect();
         let mut paths = Vec::with_capacity(looked.paths.len());
-        for (path, marks, since, look) in std::mem::take(&mut looked.paths) {
+        let all = std::mem::take(&mut looked.paths);
+        for ((path, marks, since, look), puzzling) in all.into_iter().zip(puzzling) {
             if self.flights.busy(&path) || self.clearings.busy(&path) {
                 self.collate.mark(&path, marks, now);
-            } else if look == Look::Missing && !marks.has(Marks::NAME) {
-                // Nothing said that it went; what will say so may say where to, and then this goes
-                // along.
-                self.collate.mark_at(&path, marks.with(Marks::NAME), now, now + GRACE);
+            } else if puzzling {
+                // What will say why may say where to, and then this goes along.
+                let marks = marks.with(Marks::NAME).with(Marks::WAITED);
+                self.collate.mark_at(&path, marks, now, now + GRACE);
             } else {
                 first = first.min(since);
                 paths.push((path, marks, since, look));
             }
         }
         looked.paths = paths;
-        self.mark_moved_parents(&looked, now);
+        self.mark_moved_parents(&looked, since, now);
         let Some(held) = &self.held else { return };
         let mut plan = plan(&looked, held);
         for op in &mut plan.removes {
@@ -103,12 +105,19 @@ impl Mirror {
                 *kind = *known;
             }
         }
-        for (path, whole) in std::mem::take(&mut plan.walks) {
+        let walks = std::mem::take(&mut plan.walks);
+        let walked = !walks.is_empty();
+        for (path, whole) in walks {
             let due = self.walks_due.entry(path).or_insert(false);
             *due |= whole;
         }
-        for path in std::mem::take(&mut plan.doubted) {
-            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT), now);
+        if !plan.doubted.is_empty() {
+            let follow = Follow::new(looked.steps.iter().map(|(step, _)| step));
+            for (at, path, gone) in std::mem::take(&mut plan.doubted) {
+                let path = self.moved.follow(follow.name(&path, at), since);
+                let marks = Marks::NAME.with(Marks::CONTENT);
+                self.collate.mark(&path, if gone { marks.with(Marks::GONE) } else { marks }, now);
+            }
         }
         for (path, kind) in std::mem::take(&mut plan.unmirrored) {
             self.not_mirrored(&path, kind);
@@ -126,13 +135,47 @@ impl Mirror {
         ops.retain(|op| !is_clear(op) || allowed.contains(op.path()));
         ops.extend(removes);
         ops.extend(plan.dirs);
+        let sent = self.next_op;
         self.send(ops, Cause::Live, first);
+        if self.moved.so_far() > since {
+            let moved = &self.moved;
+            self.flights.follow(sent, |path| moved.follow(path.clone(), since));
+        }
+        if walked {
+            self.walk_after = self.next_op;
+        }
         // What came up meanwhile and has nothing in flight to wait for may leave.
         for path in returned {
             if !self.flights.busy(&path) {
                 self.collate.release(&path, now);
             }
         }
+    }
+
+    /// Is this missing, and nothing has said that it went, or that a directory did in which it
+    /// stood? It may only have been renamed. What has waited for an answer is no puzzle any more.
+    fn is_puzzling(&self, (path, marks, _, look): &LookedPath, looked: &Looked) -> bool {
+        let went = |marks: Marks| marks.has(Marks::GONE) || marks.has(Marks::WAITED);
+        // Without a watch nothing more is to be heard.
+        if *look != Look::Missing || went(*marks) || self.rules.once {
+            return false;
+        }
+        let Some(dir) = path.parent() else { return false };
+        if looked.parents.get(&dir) != Some(&Look::Missing) {
+            return true;
+        }
+        let mut at = Some(dir);
+        while let Some(above) = at {
+            let here = looked.paths.binary_search_by(|(path, ..)| path.cmp(&above));
+            if here.is_ok_and(|at| looked.paths[at].3 == Look::Missing && went(looked.paths[at].1))
+                || self.collate.marks(&above).is_some_and(went)
+                || self.flights.removes(&above)
+            {
+                return false;
+            }
+            at = above.parent();
+        }
+        true
     }
 
     /// A file was renamed once more since, as the next events will tell: then it is known what moved,
@@ -145,34 +188,6 @@ impl Mirror {
         self.put_back =
             if on && alone && self.put_back < PUT_BACK_MAX { self.put_back + 1 } else { 0 };
         self.put_back > 0
-    }
-
-    /// Directories in which names came or went, and that are called differently by now: they get
-    /// their attributes under their new names.
-    fn mark_moved_parents(&mut self, looked: &Looked, now: Instant) {
-        let steps = || looked.steps.iter().map(|(step, _)| step).enumerate();
-        let dirs: Vec<(usize, &RelPath, &RelPath)> = steps()
-            .filter_map(|(at, step)| match step {
-                Step::Rename { from, to, dir: true } => Some((at, from, to)),
-                _ => None,
-            })
-            .collect();
-        for (at, step) in steps() {
-            let Step::Rename { from, to, .. } = step else { continue };
-            for dir in [from.parent(), to.parent()].into_iter().flatten() {
-                let mut last = dir.clone();
-                for (_, from, to) in dirs.iter().filter(|(later, ..)| *later > at) {
-                    last = last.moved(from, to).unwrap_or(last);
-                }
-                if last != dir {
-                    self.collate.mark(&last, Marks::META, now);
-                } else if looked.parents.get(&dir) == Some(&Look::Missing)
-                    && looked.paths.binary_search_by(|(path, ..)| path.cmp(&dir)).is_err()
-                {
-                    self.collate.mark_at(&dir, Marks::META, now, now + GRACE);
-                }
-            }
-        }
     }
 
     /// What of the live deletes the policy and the guards let through.
@@ -258,102 +273,11 @@ impl Mirror {
         }
         // What was read under the old name before the rename was heard of may have been of the new
         // directory, and then the rename took it along.
-        while self.moved.front().is_some_and(|(when, ..)| *when + MOVED_FOR <= now) {
-            self.moved.pop_front();
-        }
-        for (_, from, to) in &self.moved {
-            if from.is_at_or_under(path) {
-                let marks = Marks::NAME.with(Marks::TREE).with(Marks::DIR);
-                self.collate.mark(to, marks, now);
-            }
-        }
-    }
-
-    /// A name moved on the source: everything that is known by it follows.
-    pub(super) fn renamed(
-        &mut self,
-        from: &RelPath,
-        to: &RelPath,
-        dir: bool,
-        event: &WatchEvent,
-        now: Instant,
-    ) {
-        // Where the rules tell the names apart it is not one thing that moved.
-        if !self.rules.filter.is_empty() {
-            let sent = |path| self.rules.filter.verdict_deep(path, dir).sent;
-            let (old, new) = (sent(from), sent(to));
-            if !(old && new) {
-                if old {
-                    self.collate.note(&WatchEvent::Gone { path: from.clone(), dir }, now);
-                    self.cancel_content(from, now);
-                }
-                if new {
-                    self.collate.note(&WatchEvent::Appeared { path: to.clone(), dir }, now);
-                }
-                return;
-            }
-        }
-        for (.., known) in &mut self.moved {
-            if let Some(moved) = known.moved(from, to) {
-                *known = moved;
-            }
-        }
-        if dir {
-            self.moved.push_back((now, from.clone(), to.clone()));
-            if self.moved.len() > MOVED_MAX {
-                self.moved.pop_front();
-            }
-        }
-        self.cancel_content(to, now);
-        self.collate.note(event, now);
-        // What is being looked at under its old name will seem to be missing.
-        let looking: Vec<RelPath> = self
-            .looking
-            .range(from.clone()..)
-            .take_while(|path| path.is_at_or_under(from))
-            .cloned()
-            .collect();
-        for path in looking {
-            if let Some(moved) = path.moved(from, to) {
-                let marks = Marks::NAME.with(Marks::CONTENT);
-                let marks = if dir { marks.with(Marks::TREE) } else { marks };
-                self.collate.mark(&moved, marks, now);
-            }
-        }
-        // The new name stands for what was not finished under the old one.
-        let walked = self.walk.as_ref().is_some_and(|w| w.touches(from) || w.touches(to))
-            || covers(&self.walks_due, from)
-            || any_under(&self.walks_due, from);
-        let rules = dir && !self.rules.filter.is_empty();
-        let failed = self.problems.under(from) || self.problems.above(from);
-        let clearing = self.clearings.busy(from) || self.clearings.busy(to);
-        if walked || rules || failed || clearing {
-            let marks = if dir {
-                Marks::NAME.with(Marks::TREE).with(Marks::DIR)
-            } else {
-                Marks::NAME.with(Marks::CONTENT)
-            };
+        self.forget_moved(now);
+        for to in self.moved.away_from(path) {
+            let marks = Marks::NAME.with(Marks::TREE).with(Marks::DIR);
             self.collate.mark(to, marks, now);
         }
-        let due: Vec<RelPath> = self
-            .walks_due
-            .range(from.clone()..)
-            .map(|(path, _)| path)
-            .take_while(|path| path.is_at_or_under(from))
-            .cloned()
-            .collect();
-        for path in due {
-            let whole = self.walks_due.remove(&path).unwrap_or(false);
-            if let Some(moved) = path.moved(from, to) {
-                let due = self.walks_due.entry(moved).or_insert(false);
-                *due |= whole;
-            }
-        }
-        // What is being removed under its old name had only moved.
-        for path in self.flights.renamed(from, to) {
-            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
-        }
-        self.problems.renamed(from, to);
     }
 
     /// A name went, or another took its place, while content was on its way there: the rest need
@@ -419,7 +343,7 @@ impl Mirror {
             self.say(Report::Solved(flight.op.path().clone()));
         }
         if let Cause::Clearing(key) = flight.cause {
-            self.cleared_one(key, true, now);
+            self.cleared_one(key, Cleared::Gone, now);
         }
     }
 
@@ -437,9 +361,10 @@ impl Mirror {
             }
             // Attributes of something that is not there: the whole thing has to go over.
             (Outcome::Missing, Planned::Dir { .. }) => {
-                if !self.problems.above(&path) {
-                    self.collate.mark(&path, name.with(Marks::TREE), now);
-                }
+                self.mark_unless_failed(&path, name.with(Marks::TREE), now);
+            }
+            (Outcome::Missing, Planned::Rename { kind: Kind::Dir, .. }) => {
+                self.collate.mark(&path, name.with(Marks::TREE).with(Marks::DIR), now);
             }
             (Outcome::Missing, _) => self.collate.mark(&path, name, now),
             (Outcome::NoParent, _) => self.no_parent(&flight, now),
@@ -449,10 +374,10 @@ impl Mirror {
                 self.guard.refund(1);
                 self.totals.deleted = self.totals.deleted.saturating_sub(1);
                 let marks = if kind == Kind::Dir { name.with(Marks::DIR) } else { name };
-                self.collate.mark(&path, marks, now);
+                self.collate.mark(&path, marks.with(Marks::GONE), now);
                 self.there.insert(path, kind);
                 if let Cause::Clearing(key) = flight.cause {
-                    self.cleared_one(key, true, now);
+                    self.cleared_one(key, Cleared::Gone, now);
                 }
             }
             (
@@ -465,7 +390,7 @@ impl Mirror {
             (Outcome::Refused | Outcome::Occupied(_), Planned::Rename { from, kind, .. }) => {
                 let dir = *kind == Kind::Dir;
                 let marks = if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
-                self.collate.mark(from, marks, now);
+                self.collate.mark(from, marks.with(Marks::GONE), now);
                 self.collate.mark(&path, marks, now);
             }
             (Outcome::Refused | Outcome::Occupied(_), op) => {
@@ -480,13 +405,13 @@ impl Mirror {
                 if let Planned::Rename { from, kind, .. } = op {
                     let dir = *kind == Kind::Dir;
                     let marks = if dir { name.with(Marks::TREE).with(Marks::DIR) } else { name };
-                    self.collate.mark(from, marks, now);
+                    self.collate.mark(from, marks.with(Marks::GONE), now);
                 }
                 let dir = matches!(op, Planned::Dir { .. });
                 let what = if dir { What::Attributes } else { What::Itself };
                 self.failed_at(&path, what, &trouble.text, now);
                 if let Cause::Clearing(key) = flight.cause {
-                    self.cleared_one(key, false, now);
+                    self.cleared_one(key, Cleared::Failed(trouble.text), now);
                 }
             }
         }
@@ -496,16 +421,30 @@ impl Mirror {
     fn no_parent(&mut self, flight: &Flight, now: Instant) {
         let path = flight.op.path().clone();
         if let Planned::Rename { from, .. } = &flight.op {
-            let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::TREE);
+            let marks = Marks::NAME.with(Marks::GONE).with(Marks::CONTENT).with(Marks::TREE);
             self.collate.mark(from, marks, now);
         }
         if let Some(parent) = path.parent() {
-            // Where the directory itself has a problem, its retry brings all in it.
             if parent.is_root() {
                 self.failed_at(&parent, What::Attributes, ROOT_GONE, now);
-            } else if !self.problems.above(&parent) {
+            } else {
                 let marks = Marks::NAME.with(Marks::TREE).with(Marks::DIR);
-                self.collate.mark(&parent, marks, now);
+                self.mark_unless_failed(&parent, marks, now);
+            }
+        }
+    }
+
+    /// Marks a directory that is not on the target. Where it or one above it has a problem, the
+    /// retry of that brings all in it: until then it would fail again.
+    fn mark_unless_failed(&mut self, dir: &RelPath, marks: Marks, now: Instant) {
+        match self.problems.above(dir) {
+            None => self.collate.mark(dir, marks, now),
+            Some(failed) => {
+                let marks = Marks::NAME.with(Marks::TREE);
+                if !self.collate.add(&failed, marks) {
+                    // The retry is on its way, and began before this was known.
+                    self.collate.mark_at(&failed, marks, now, now + AGAIN);
+                }
             }
         }
     }

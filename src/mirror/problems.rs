@@ -100,16 +100,16 @@ impl Problems {
         self.paths.clear();
     }
 
-    /// Is there a problem at this path or above it?
-    pub(crate) fn above(&self, path: &RelPath) -> bool {
+    /// The nearest path at or above this one that has a problem.
+    pub(crate) fn above(&self, path: &RelPath) -> Option<RelPath> {
         let mut at = Some(path.clone());
         while let Some(path) = at {
             if self.paths.contains_key(&path) {
-                return true;
+                return Some(path);
             }
             at = path.parent();
         }
-        false
+        None
     }
 
     /// Is there a problem at this path or beneath it?
@@ -156,7 +156,7 @@ mod tests {
         for _ in 0..40 {
             assert!(problems.failed(&path, What::Itself, "x", now).at <= Some(now + LAST));
         }
-        assert!(problems.above(&RelPath::new(&b"a/b/c"[..]).unwrap()));
+        assert_eq!(problems.above(&RelPath::new(&b"a/b/c"[..]).unwrap()), Some(path.clone()));
         assert!(problems.under(&RelPath::new(&b"a"[..]).unwrap()));
         assert!(!problems.mended(&path, What::Listing));
         assert!(problems.mended(&path, What::Itself) && problems.is_empty());

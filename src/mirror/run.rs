@@ -83,7 +83,7 @@ impl Starts {
 
 /// What the looker is asked, in order.
 enum Ask {
-    Look(Batch),
+    Look(Arc<Batch>),
     Missing { asked: u64, paths: Vec<(RelPath, lsync_protocol::entry::Kind)> },
     Check { accept: bool },
     Names(Unasked),
@@ -197,10 +197,10 @@ fn jittered(every: Duration) -> Duration {
 fn look(source: &Source, asked: &std::sync::mpsc::Receiver<Ask>, answers: &mpsc::Sender<Looker>) {
     while let Ok(ask) = asked.recv() {
         let answer = match ask {
-            Ask::Look(batch) => Looker::Event(Event::Looked(source.look(batch))),
+            Ask::Look(batch) => Looker::Event(Event::Looked(source.look(&batch))),
             Ask::Missing { asked, paths } => {
-                let missing = source.missing(paths);
-                Looker::Event(Event::StillMissing { asked, missing })
+                let absent = source.absent(paths);
+                Looker::Event(Event::StillMissing { asked, absent })
             }
             Ask::Check { accept } => Looker::Event(Event::Root(source.check(accept))),
             Ask::Names(unasked) => Looker::Names(Source::names(&unasked.users, &unasked.groups)),

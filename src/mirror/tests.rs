@@ -1,7 +1,8 @@
 //! The mirror's decisions against a simulated world: a source, a target that answers as the agent
 //! does, and everything between them that may be late.
 
-#![allow(clippy::unwrap_used)]
+// A history that is played alone tells what happens.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod changes;
 mod guards;

@@ -15,7 +15,7 @@ use super::problems::What;
 use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals, any_under};
 use crate::collate::Marks;
 use crate::error::Exit;
-use crate::plan::Planned;
+use crate::plan::{Absent, Planned};
 use crate::reconcile::reconcile;
 use crate::watch::WatchEvent;
 
@@ -176,7 +176,7 @@ impl Walk {
 impl Mirror {
     /// Starts the walk that is due, if none runs. Subtrees that are due go together.
     pub(super) fn start_walk(&mut self, now: Instant) {
-        if self.walk.is_some() || self.walks_due.is_empty() {
+        if self.walk.is_some() || self.walks_due.is_empty() || self.walks_are_held() {
             return;
         }
         let root = RelPath::root();
@@ -228,6 +228,12 @@ impl Mirror {
             to_send: 0,
             touched: BTreeMap::new(),
         });
+    }
+
+    /// Is something on its way that a listing would overtake?
+    pub(super) fn walks_are_held(&self) -> bool {
+        self.flights.moves_dirs_before(self.walk_after)
+            || self.flights.names_before(self.doubt_before)
     }
 
     fn walk_is(&self, id: u64) -> bool {
@@ -507,16 +513,19 @@ impl Mirror {
     pub(super) fn extra_missing(
         &mut self,
         id: u64,
-        missing: Result<Vec<(RelPath, Kind)>, RootTrouble>,
+        absent: Result<Absent, RootTrouble>,
         now: Instant,
     ) {
         if !self.walk_is(id) {
             return;
         }
-        let missing = match missing {
-            Ok(missing) => missing,
+        let Absent { missing, unknown } = match absent {
+            Ok(absent) => absent,
             Err(trouble) => return self.root_lost(trouble, now),
         };
+        for (path, why) in unknown {
+            self.failed(&path, &why, now);
+        }
         let Some(walk) = &mut self.walk else { return };
         let tops: BTreeSet<&RelPath> = missing.iter().map(|(path, _)| path).collect();
         let mut removes: BTreeMap<RelPath, Kind> = missing.iter().cloned().collect();

@@ -9,9 +9,9 @@ use lsync_protocol::entry::{Entry, Kind};
 use lsync_protocol::path::RelPath;
 
 use super::{RootTrouble, Source};
-use crate::collate::{Batch, Marks, Step};
+use crate::collate::{Batch, Follow, Marks, Step};
 use crate::error::plain;
-use crate::plan::{Look, Looked};
+use crate::plan::{Absent, Look, Looked};
 
 /// How many names of new directories are taken along with a batch; what is beyond is walked.
 const ALONG_MAX: usize = 4096;
@@ -21,17 +21,17 @@ impl Source {
     ///
     /// # Errors
     /// The root is not the root any more; then nothing that was seen counts.
-    pub fn look(&self, batch: Batch) -> Result<Looked, RootTrouble> {
+    pub fn look(&self, batch: &Batch) -> Result<Looked, RootTrouble> {
         let root = self.root()?;
         let mut looked = Looked::default();
         let mut parents = BTreeSet::new();
-        for (at, step) in batch.steps.iter().enumerate() {
+        let finals = Follow::new(&batch.steps).finals();
+        for (step, last) in batch.steps.iter().zip(finals) {
             let look = match step {
                 Step::Rename { from, to, .. } => {
                     parents.extend(from.parent());
                     parents.extend(to.parent());
-                    let now = finally(to, &batch.steps[at + 1..]);
-                    now.map(|path| self.look_at(&root, &path))
+                    last.map(|path| self.look_at(&root, &path))
                 }
                 Step::Clear { path, .. } => {
                     parents.extend(path.parent());
@@ -41,10 +41,10 @@ impl Source {
             looked.steps.push((step.clone(), look));
         }
         let mut along = ALONG_MAX;
-        let batch_paths: BTreeSet<RelPath> =
-            batch.paths.iter().map(|(path, ..)| path.clone()).collect();
+        let batch_paths: BTreeSet<&RelPath> = batch.paths.iter().map(|(path, ..)| path).collect();
         let mut more = Vec::new();
-        for (path, mut marks, first) in batch.paths {
+        for (path, marks, first) in &batch.paths {
+            let (path, mut marks, first) = (path.clone(), *marks, *first);
             let look = self.look_at(&root, &path);
             let scoped = match &look {
                 Look::Here(entry) => self.in_scope(&path, entry.kind, entry.size),
@@ -86,9 +86,13 @@ impl Source {
                 same
             });
         }
-        let at_root =
-            looked.paths.iter().any(|(path, .., look)| path.depth() == 1 && *look == Look::Missing);
-        if at_root {
+        // A name in the root went, or made room: is anything left there?
+        let gone = looked.paths.iter().filter(|(.., look)| *look == Look::Missing);
+        let cleared = batch.steps.iter().filter_map(|step| match step {
+            Step::Clear { path, .. } => Some(path),
+            Step::Rename { .. } => None,
+        });
+        if gone.map(|(path, ..)| path).chain(cleared).any(|path| path.depth() == 1) {
             looked.root_empty = walk::list(&root, &RelPath::root()).is_ok_and(|listing| {
                 let listing = self.scoped(RelPath::root(), listing);
                 listing.entries.is_empty() && listing.unknown.is_empty() && listing.kept.is_empty()
@@ -105,29 +109,28 @@ impl Source {
         Ok(looked)
     }
 
-    /// Those of these names that are certainly missing.
+    /// Which of these names are missing.
     ///
     /// # Errors
     /// The root is not the root any more.
-    pub fn missing(
-        &self,
-        paths: Vec<(RelPath, Kind)>,
-    ) -> Result<Vec<(RelPath, Kind)>, RootTrouble> {
+    pub fn absent(&self, paths: Vec<(RelPath, Kind)>) -> Result<Absent, RootTrouble> {
         let root = self.root()?;
-        let missing = paths
-            .into_iter()
-            .filter(|(path, _)| match self.look_at(&root, path) {
-                Look::Missing => true,
+        let mut absent = Absent::default();
+        for (path, kind) in paths {
+            match self.look_at(&root, &path) {
+                Look::Missing => absent.missing.push((path, kind)),
                 // What the rules keep from the target is not there for it: `--delete-excluded`.
                 Look::Here(entry) => {
-                    let verdict = self.filter.verdict_deep(path, entry.kind == Kind::Dir);
-                    !verdict.sent && verdict.deletable
+                    let verdict = self.filter.verdict_deep(&path, entry.kind == Kind::Dir);
+                    if !verdict.sent && verdict.deletable {
+                        absent.missing.push((path, kind));
+                    }
                 }
-                Look::Unknown(_) => false,
-            })
-            .collect();
+                Look::Unknown(why) => absent.unknown.push((path, why)),
+            }
+        }
         self.still(&root)?;
-        Ok(missing)
+        Ok(absent)
     }
 
     fn look_at(&self, root: &Root, path: &RelPath) -> Look {
@@ -158,7 +161,7 @@ impl Source {
         &self,
         root: &Root,
         dir: &RelPath,
-        known: &BTreeSet<RelPath>,
+        known: &BTreeSet<&RelPath>,
         room: &mut usize,
         found: &mut Vec<(RelPath, Marks, Look)>,
     ) -> bool {
@@ -197,35 +200,5 @@ impl Source {
             }
         }
         true
-    }
-}
-
-/// Where a name is after these further steps; `None` when something else has its place.
-fn finally(path: &RelPath, steps: &[Step]) -> Option<RelPath> {
-    let mut path = path.clone();
-    for step in steps {
-        if let Step::Rename { from, to, .. } = step {
-            if let Some(moved) = path.moved(from, to) {
-                path = moved;
-            } else if path.is_at_or_under(to) {
-                return None;
-            }
-        }
-    }
-    Some(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_followed_through_later_renames() {
-        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
-        let rename =
-            |from: &str, to: &str| Step::Rename { from: path(from), to: path(to), dir: true };
-        assert_eq!(finally(&path("a"), &[]), Some(path("a")));
-        assert_eq!(finally(&path("a/x"), &[rename("a", "b"), rename("b", "c")]), Some(path("c/x")));
-        assert_eq!(finally(&path("a"), &[rename("b", "a")]), None, "it was overwritten");
     }
 }

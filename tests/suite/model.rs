@@ -292,11 +292,12 @@ fn history(seed: u64, stage: &Stage) -> Result<(), String> {
     for _ in 0..history.random.below(30) {
         history.step();
     }
+    // A failure is told with every op that was acknowledged.
     let words: &[&str] = match seed % 5 {
-        0 => &["--delay", "0.02"],
+        0 => &["-v", "--delay", "0.02"],
         // What happens between a directory's coming and its watch is lost there; rescans find it.
-        1 => &["--watch", "notify", "--rescan", "2"],
-        _ => &[],
+        1 => &["-v", "--watch", "notify", "--rescan", "2"],
+        _ => &["-v"],
     };
     let mut push = Some(stage.begin(words));
     let mut said = String::new();

@@ -109,6 +109,32 @@ fn a_rename_that_fails_leaves_nothing_under_a_name_that_moved_on() {
 }
 
 #[test]
+fn a_name_that_moved_and_went_is_gone_however_its_directory_is_called_since() {
+    for delay in [0, 1000].map(std::time::Duration::from_millis) {
+        for steps in 0..40 {
+            for early in [true, false] {
+                let before = ["c/", "c/x", "c/y", "b/", "b/z"];
+                let mut world = World::live(Rules { delay, ..rules() }, &before);
+                world.rename("c/x", "d");
+                if early {
+                    world.remove("d");
+                }
+                for step in 0..steps {
+                    world.act(ACTS[step % ACTS.len()], 0);
+                }
+                if !early {
+                    world.remove("d");
+                }
+                world.rename("c", "d");
+                world.rename("b", "c");
+                world.settle();
+                world.assert_equal();
+            }
+        }
+    }
+}
+
+#[test]
 fn kinds_change_into_each_other() {
     type Make = (&'static str, fn(&mut World));
     let make: [Make; 3] = [

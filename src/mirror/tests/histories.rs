@@ -135,12 +135,13 @@ fn disturb(world: &mut World, random: &mut Random) {
     }
 }
 
-fn history(seed: u64, rules: Rules) -> World {
+fn history(seed: u64, rules: Rules, told: bool) -> World {
     let random = &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..4 {
         random.below(2);
     }
     let mut world = World::new(rules);
+    world.told = told;
     let mut next = 0;
     for _ in 0..random.below(12) {
         change(&mut world, random, &mut next);
@@ -208,12 +209,14 @@ fn run(seeds: std::ops::Range<u64>, rules: impl Fn() -> Rules) {
     run_to(seeds, rules, World::assert_equal);
 }
 
-/// Every seed's history; `SEED=n` plays one alone.
+/// Every seed's history; `SEED=n` plays one alone and tells all of it, `SEEDS=n` plays more.
 fn run_to(seeds: std::ops::Range<u64>, rules: impl Fn() -> Rules, check: impl Fn(&World)) {
     if let Ok(seed) = std::env::var("SEED") {
-        return check(&history(seed.parse().unwrap(), rules()));
+        return check(&history(seed.parse().unwrap(), rules(), true));
     }
-    let play = |seed| check(&history(seed, rules()));
+    let more = std::env::var("SEEDS").map_or(seeds.end, |more| more.parse().unwrap());
+    let seeds = seeds.start..more.max(seeds.end);
+    let play = |seed| check(&history(seed, rules(), false));
     let fails = |&seed: &u64| {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(seed))).is_err()
     };
@@ -224,6 +227,13 @@ fn run_to(seeds: std::ops::Range<u64>, rules: impl Fn() -> Rules, check: impl Fn
 #[test]
 fn every_history_ends_equal() {
     run(1..SEEDS, || Rules { allow_empty: true, ..rules() });
+}
+
+#[test]
+fn every_history_with_a_delay_ends_equal() {
+    // Much more meets in one batch.
+    let delay = std::time::Duration::from_millis(100);
+    run(1..SEEDS, || Rules { allow_empty: true, delay, ..rules() });
 }
 
 #[test]

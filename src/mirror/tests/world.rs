@@ -14,12 +14,13 @@ use lsync_protocol::message::{INLINE_MAX, NoList, OpId, Outcome, Trouble};
 use lsync_protocol::path::RelPath;
 
 use crate::carrier::NotBuilt;
-use crate::collate::{Batch, Marks, Step};
+use crate::collate::{Batch, Follow, Marks, Step};
 use crate::config::Delete;
 use crate::error::Exit;
 use crate::filter::Filter;
 use crate::mirror::{Effect, Event, Mirror, Report, RootTrouble, Rules, SourceDir};
-use crate::plan::{Look, Looked, Planned};
+use crate::plan::{Absent, Look, Looked, Planned};
+use crate::source::find_missed;
 use crate::watch::WatchEvent;
 
 /// Content is a number; files above this are brought in stages.
@@ -116,7 +117,7 @@ struct Link {
 
 #[derive(Debug)]
 enum Ask {
-    Look(Batch),
+    Look(Arc<Batch>),
     Missing(u64, Vec<(RelPath, Kind)>),
     Check(bool),
 }
@@ -179,6 +180,8 @@ pub(super) struct World {
     pub(super) never_along: bool,
     pub(super) boot: u8,
     pub(super) turns: u64,
+    /// Everything is told as it happens.
+    pub(super) told: bool,
     held: Held,
     asks: VecDeque<Ask>,
     looked: VecDeque<Event>,
@@ -187,6 +190,8 @@ pub(super) struct World {
     clock: i64,
     /// Missing at the last look: only these may be removed.
     missing: BTreeSet<RelPath>,
+    /// Directories that a walk did not find.
+    missed: BTreeSet<RelPath>,
 }
 
 pub(super) fn rules() -> Rules {
@@ -241,12 +246,14 @@ impl World {
             never_along: false,
             boot: 1,
             turns: 0,
+            told: false,
             asks: VecDeque::new(),
             looked: VecDeque::new(),
             walking: None,
             link: None,
             clock: 100,
             missing: BTreeSet::new(),
+            missed: BTreeSet::new(),
         }
     }
 
@@ -422,7 +429,13 @@ impl World {
     // The loop.
 
     pub(super) fn handle(&mut self, event: Event) {
+        if self.told {
+            println!("{event:?}");
+        }
         for effect in self.mirror.handle(event, self.now) {
+            if self.told {
+                println!("    {effect:?}");
+            }
             self.perform(effect);
         }
     }
@@ -493,7 +506,9 @@ impl World {
         match act {
             Act::Hear => {
                 let Some(event) = self.events.pop_front() else { return false };
-                self.handle(Event::Watched(Arc::new(vec![event])));
+                let mut events = vec![event];
+                find_missed(&mut self.missed, &mut events);
+                self.handle(Event::Watched(Arc::new(events)));
             }
             Act::Look => {
                 let Some(ask) = self.asks.pop_front() else { return false };
@@ -611,8 +626,8 @@ impl World {
                     };
                 }
             }
-            Event::StillMissing { missing: Ok(missing), .. } => {
-                self.missing.extend(missing.iter().map(|(at, _)| at.clone()));
+            Event::StillMissing { absent: Ok(absent), .. } => {
+                self.missing.extend(absent.missing.iter().map(|(at, _)| at.clone()));
             }
             _ => {}
         }
@@ -632,20 +647,21 @@ impl World {
             }
             Ask::Missing(asked, paths) => {
                 if let Some(trouble) = self.root {
-                    return Event::StillMissing { asked, missing: Err(trouble) };
+                    return Event::StillMissing { asked, absent: Err(trouble) };
                 }
-                let missing = paths
-                    .into_iter()
-                    .filter(|(at, kind)| match self.look_at(at) {
-                        Look::Missing => true,
-                        Look::Here(_) => {
-                            let verdict = self.filter.verdict_deep(at, *kind == Kind::Dir);
-                            !verdict.sent && verdict.deletable
+                let mut absent = Absent::default();
+                for (at, kind) in paths {
+                    let verdict = self.filter.verdict_deep(&at, kind == Kind::Dir);
+                    match self.look_at(&at) {
+                        Look::Missing => absent.missing.push((at, kind)),
+                        Look::Here(_) if !verdict.sent && verdict.deletable => {
+                            absent.missing.push((at, kind));
                         }
-                        Look::Unknown(_) => false,
-                    })
-                    .collect();
-                return Event::StillMissing { asked, missing: Ok(missing) };
+                        Look::Here(_) => {}
+                        Look::Unknown(why) => absent.unknown.push((at, why)),
+                    }
+                }
+                return Event::StillMissing { asked, absent: Ok(absent) };
             }
             Ask::Look(batch) => batch,
         };
@@ -654,12 +670,13 @@ impl World {
         }
         let mut looked = Looked::default();
         let mut parents = BTreeSet::new();
-        for (at, step) in batch.steps.iter().enumerate() {
+        let finals = Follow::new(&batch.steps).finals();
+        for (step, last) in batch.steps.iter().zip(finals) {
             let look = match step {
                 Step::Rename { from, to, .. } => {
                     parents.extend(from.parent());
                     parents.extend(to.parent());
-                    finally(to, &batch.steps[at + 1..]).map(|last| self.look_at(&last))
+                    last.map(|last| self.look_at(&last))
                 }
                 Step::Clear { path, .. } => {
                     parents.extend(path.parent());
@@ -669,7 +686,8 @@ impl World {
             looked.steps.push((step.clone(), look));
         }
         let mut paths: BTreeMap<RelPath, (Marks, Instant, Look)> = BTreeMap::new();
-        for (at, mut marks, first) in batch.paths {
+        for (at, marks, first) in &batch.paths {
+            let (at, mut marks, first) = (at.clone(), *marks, *first);
             let look = self.look_at(&at);
             let dir = match &look {
                 Look::Here(entry) => entry.kind == Kind::Dir,
@@ -741,7 +759,9 @@ impl World {
                 }
                 walking.found.push_back(Event::Walked { walk, seen });
             }
-            Some(_) => {}
+            Some(dir) => {
+                self.missed.insert(dir);
+            }
             None if !walking.read_all => {
                 walking.read_all = true;
                 let root = self.root.map_or(Ok(()), Err);
@@ -817,18 +837,4 @@ impl World {
         let meta = Meta::default();
         self.place(&path(name), kind, if kind == Kind::Dir { 0 } else { 555 }, &meta);
     }
-}
-
-fn finally(path: &RelPath, steps: &[Step]) -> Option<RelPath> {
-    let mut path = path.clone();
-    for step in steps {
-        if let Step::Rename { from, to, .. } = step {
-            if let Some(moved) = path.moved(from, to) {
-                path = moved;
-            } else if path.is_at_or_under(to) {
-                return None;
-            }
-        }
-    }
-    Some(path)
 }

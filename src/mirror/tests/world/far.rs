@@ -101,6 +101,9 @@ impl World {
             return false;
         };
         let outcome = self.apply(&built.op, built.content.as_ref()).err();
+        if self.told {
+            println!("applied {}: {}: {outcome:?}", built.id, built.op.line());
+        }
         self.link.as_mut().unwrap().acks.push((built.id, outcome));
         true
     }

@@ -1,0 +1,138 @@
+//! Renames on the source: everything that is known by the old name follows to the new one.
+
+use std::time::Instant;
+
+use lsync_protocol::path::RelPath;
+
+use super::live::GRACE;
+use super::{Mirror, any_under, covers};
+use crate::collate::{Follow, Marks, Step};
+use crate::plan::{Look, Looked};
+use crate::watch::WatchEvent;
+
+impl Mirror {
+    /// Renames are remembered for a while, and for as long as a look at older names is on its way.
+    pub(super) fn forget_moved(&mut self, now: Instant) {
+        let since = self.looks.front().map(|asked| asked.since);
+        if !self.moved.forget(since, now) {
+            // What that look will say cannot be told from what the names mean by then.
+            self.walks_due.insert(RelPath::root(), false);
+        }
+    }
+
+    /// A name moved on the source: everything that is known by it follows.
+    pub(super) fn renamed(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        dir: bool,
+        event: &WatchEvent,
+        now: Instant,
+    ) {
+        // Where the rules tell the names apart it is not one thing that moved.
+        if !self.rules.filter.is_empty() {
+            let sent = |path| self.rules.filter.verdict_deep(path, dir).sent;
+            let (old, new) = (sent(from), sent(to));
+            if !(old && new) {
+                if old {
+                    self.collate.note(&WatchEvent::Gone { path: from.clone(), dir }, now);
+                    self.cancel_content(from, now);
+                }
+                if new {
+                    self.collate.note(&WatchEvent::Appeared { path: to.clone(), dir }, now);
+                }
+                return;
+            }
+        }
+        self.moved.note(from, to, dir, now);
+        self.forget_moved(now);
+        self.cancel_content(to, now);
+        self.collate.note(event, now);
+        // What is being looked at under its old name will seem to be missing.
+        let looking: Vec<RelPath> = self
+            .looking
+            .range(from.clone()..)
+            .take_while(|path| path.is_at_or_under(from))
+            .cloned()
+            .collect();
+        for path in looking {
+            if let Some(moved) = path.moved(from, to) {
+                let marks = Marks::NAME.with(Marks::CONTENT);
+                let marks = if dir { marks.with(Marks::TREE) } else { marks };
+                self.collate.mark(&moved, marks, now);
+            }
+        }
+        // The new name stands for what was not finished under the old one.
+        let walked = self.walk.as_ref().is_some_and(|w| w.touches(from) || w.touches(to))
+            || covers(&self.walks_due, from)
+            || any_under(&self.walks_due, from);
+        let rules = dir && !self.rules.filter.is_empty();
+        let failed = self.problems.under(from) || self.problems.above(from).is_some();
+        let clearing = self.clearings.busy(from) || self.clearings.busy(to);
+        let above = self.tree_above(from);
+        if walked || rules || failed || clearing || above.has(Marks::TREE) {
+            let marks = if dir {
+                Marks::NAME.with(Marks::DIR).with(Marks::TREE).with(above)
+            } else {
+                Marks::NAME.with(Marks::CONTENT)
+            };
+            self.collate.mark(to, marks, now);
+        }
+        let due: Vec<RelPath> = self
+            .walks_due
+            .range(from.clone()..)
+            .map(|(path, _)| path)
+            .take_while(|path| path.is_at_or_under(from))
+            .cloned()
+            .collect();
+        for path in due {
+            let whole = self.walks_due.remove(&path).unwrap_or(false);
+            if let Some(moved) = path.moved(from, to) {
+                let due = self.walks_due.entry(moved).or_insert(false);
+                *due |= whole;
+            }
+        }
+        // What is being removed under its old name had only moved.
+        for path in self.flights.renamed(from, to) {
+            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
+        }
+        self.problems.renamed(from, to);
+    }
+
+    /// Is a directory above this name dirty as a whole, and how? Then what is at the name need not
+    /// be on the target yet.
+    pub(super) fn tree_above(&self, path: &RelPath) -> Marks {
+        let mut whole = Marks::default();
+        let mut at = path.parent();
+        while let Some(dir) = at {
+            let looking = self.looks.iter().filter_map(|asked| {
+                let paths = &asked.batch.paths;
+                let at = paths.binary_search_by(|(path, ..)| path.cmp(&dir)).ok()?;
+                Some(paths[at].1)
+            });
+            whole = looking.chain(self.collate.marks(&dir)).fold(whole, Marks::with);
+            at = dir.parent();
+        }
+        whole.only(Marks::TREE.with(Marks::WHOLE))
+    }
+
+    /// Directories in which names came or went, and that are called differently by now: they get
+    /// their attributes under their new names.
+    pub(super) fn mark_moved_parents(&mut self, looked: &Looked, since: u64, now: Instant) {
+        let steps = || looked.steps.iter().map(|(step, _)| step);
+        let follow = Follow::new(steps());
+        for (at, step) in steps().enumerate() {
+            let Step::Rename { from, to, .. } = step else { continue };
+            for dir in [from.parent(), to.parent()].into_iter().flatten() {
+                let last = self.moved.follow(follow.name(&dir, at + 1), since);
+                if last != dir {
+                    self.collate.mark(&last, Marks::META, now);
+                } else if looked.parents.get(&dir) == Some(&Look::Missing)
+                    && looked.paths.binary_search_by(|(path, ..)| path.cmp(&dir)).is_err()
+                {
+                    self.collate.mark_at(&dir, Marks::META, now, now + GRACE);
+                }
+            }
+        }
+    }
+}
