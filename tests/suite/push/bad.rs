@@ -235,6 +235,19 @@ fn agents_that_are_not_ours() {
 }
 
 #[test]
+fn an_agent_of_another_version_is_told_and_how_to_mend_it() {
+    let stage = Stage::new(Way::Ssh);
+    let agent = stage.path("agent");
+    // The magic bytes, versions 7 to 9, an empty body; then it reads what it is told.
+    script(&agent, r"printf '\307lsync\r\n\007\000\011\000\000\000\000\000'; exec cat >/dev/null");
+    let ended = stage.once_plain(&["--agent-path", agent.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(255), "{ended:?}");
+    assert!(ended.err.contains("speaks versions 7 to 9 of the wire"), "{ended:?}");
+    assert!(ended.err.contains("hint: ") && ended.err.contains("agent install"), "{ended:?}");
+    assert!(!stage.target().exists());
+}
+
+#[test]
 fn a_place_for_the_agent_that_is_none() {
     let mut stage = Stage::new(Way::Ssh);
     // A cache directory that cannot be: a file is in its place.
