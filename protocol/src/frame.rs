@@ -124,7 +124,7 @@ pub fn encode(message: &Message, raw: usize, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::entry::{Kind, Meta, Time};
-    use crate::message::{Asked, Op};
+    use crate::message::{Asked, Op, SumHow};
     use crate::path::RelPath;
 
     fn hex(bytes: &[u8]) -> String {
@@ -174,6 +174,45 @@ mod tests {
                  69",
             ),
             (Message::Data { stage: 7, offset: 128 }, b"x", "0400000005000700000007800178"),
+            (
+                Message::Base { stage: 7, path: path("a/b") },
+                b"",
+                "050000000a000000000007\
+                 03612f62",
+            ),
+            (
+                Message::AskSums {
+                    stage: 7,
+                    how: SumHow::Search,
+                    block: 2048,
+                    ranges: vec![(5, 300), (1 << 20, 1)],
+                },
+                b"",
+                "0c0000000b0000000000070180100205ac0280804001",
+            ),
+            (
+                Message::AskSums {
+                    stage: 300,
+                    how: SumHow::Same,
+                    block: 16384,
+                    ranges: vec![(0, 16)],
+                },
+                b"",
+                "090000000b0000000000ac0200808001010010",
+            ),
+            (
+                Message::Copy { stage: 7, copies: vec![(0, 128, 5), (9, 0, 1)] },
+                b"",
+                "090000000c0000000000070200800105090001",
+            ),
+            (Message::BaseIs { stage: 7, size: Some(128) }, b"", "0400000028000000000007018001"),
+            (Message::BaseIs { stage: 7, size: None }, b"", "020000002800000000000700"),
+            (
+                Message::Sums { stage: 7, sums: vec![1, 2, 3] },
+                b"",
+                "0500000029000000000007030102\
+                 03",
+            ),
         ];
         for (message, raw, want) in table {
             let mut bytes = Vec::new();

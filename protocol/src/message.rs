@@ -7,15 +7,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Digest, Kind, Meta, Named, Time};
+use crate::entry::{Digest, Kind, Named};
 use crate::path::RelPath;
+
+mod op;
+
+pub use op::Op;
 
 /// The versions of the wire. Each is described by what it added; postcard is not self-describing,
 /// so within a version nothing changes, and fields and variants are only ever appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u16)]
 pub enum Version {
-    /// The first: whole files, directories, symbolic links; listings by digest; two credits.
+    /// The first: files whole, and as deltas from a base; directories, symbolic links; listings by
+    /// digest; two credits.
     V1 = 1,
 }
 
@@ -42,157 +47,6 @@ pub type Hash = [u8; 32];
 
 /// The number of an operation: never used twice on one mirror.
 pub type OpId = u64;
-
-/// Do this on the target. Each is checked against what stands there and changes nothing where
-/// that is not as expected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Op {
-    /// Have a directory here; one that is there already only gets the attributes.
-    MakeDir {
-        /// Where.
-        path: RelPath,
-        /// Its attributes, without the time: that follows in [`Op::Dir`].
-        meta: Meta,
-    },
-    /// Have a file with this content, which comes in the raw bytes of the message.
-    File {
-        /// Where.
-        path: RelPath,
-        /// Bytes of content, at most [`INLINE_MAX`].
-        size: u32,
-        /// Its attributes.
-        meta: Meta,
-    },
-    /// Have the content of a stage here.
-    Commit {
-        /// Where.
-        path: RelPath,
-        /// The stage, which ends with this.
-        stage: u32,
-        /// The size of the whole content.
-        size: u64,
-        /// Its attributes.
-        meta: Meta,
-        /// BLAKE3 of the whole content.
-        hash: Hash,
-    },
-    /// Have a symbolic link here.
-    Symlink {
-        /// Where.
-        path: RelPath,
-        /// Where it points, as bytes.
-        link: Vec<u8>,
-        /// Its attributes.
-        meta: Meta,
-    },
-    /// Set attributes of something that is not a directory.
-    Meta {
-        /// Where.
-        path: RelPath,
-        /// What must stand there.
-        kind: Kind,
-        /// What to set.
-        meta: Meta,
-    },
-    /// Set attributes of a directory, after everything earlier in it is done.
-    Dir {
-        /// Where.
-        path: RelPath,
-        /// What to set.
-        meta: Meta,
-    },
-    /// Give something another name.
-    Rename {
-        /// The old name.
-        from: RelPath,
-        /// The new name; a file or an empty directory there is replaced.
-        to: RelPath,
-        /// What must stand at the old name.
-        kind: Kind,
-        /// Its size must be this (files).
-        size: Option<u64>,
-        /// Its modification time must be this, as held.
-        mtime: Option<Time>,
-    },
-    /// Remove one name.
-    Remove {
-        /// Where.
-        path: RelPath,
-        /// What must stand there; a directory has to be empty.
-        kind: Kind,
-    },
-    /// A change of kind: the new thing is staged, the old one removed, the new one renamed in.
-    Replace {
-        /// What must stand there now; a directory has to be empty.
-        old: Kind,
-        /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`.
-        new: Box<Op>,
-    },
-}
-
-impl Op {
-    /// The path this is about; for a rename, the new name.
-    #[must_use]
-    pub fn path(&self) -> &RelPath {
-        match self {
-            Op::MakeDir { path, .. }
-            | Op::File { path, .. }
-            | Op::Commit { path, .. }
-            | Op::Symlink { path, .. }
-            | Op::Meta { path, .. }
-            | Op::Dir { path, .. }
-            | Op::Remove { path, .. }
-            | Op::Rename { to: path, .. } => path,
-            Op::Replace { new, .. } => new.path(),
-        }
-    }
-
-    /// How many raw bytes of the message are this operation's content.
-    #[must_use]
-    pub fn inline_size(&self) -> usize {
-        match self {
-            Op::File { size, .. } => *size as usize,
-            Op::Replace { new, .. } => new.inline_size(),
-            _ => 0,
-        }
-    }
-
-    /// Bytes of the small credit it takes while it is on the way: the same on both ends.
-    #[must_use]
-    pub fn cost(&self) -> u32 {
-        64 + self.inline_size() as u32
-    }
-
-    /// The stage it commits, if it does.
-    #[must_use]
-    pub fn stage(&self) -> Option<u32> {
-        match self {
-            Op::Commit { stage, .. } => Some(*stage),
-            Op::Replace { new, .. } => new.stage(),
-            _ => None,
-        }
-    }
-
-    /// Is it one that may be sent: no `Replace` within a `Replace`, content of a bounded size?
-    fn valid(&self) -> bool {
-        match self {
-            Op::File { size, .. } => u64::from(*size) <= INLINE_MAX,
-            Op::Replace { new, .. } => {
-                matches!(
-                    **new,
-                    Op::MakeDir { .. } | Op::File { .. } | Op::Commit { .. } | Op::Symlink { .. }
-                ) && new.valid()
-            }
-            Op::Rename { from, to, .. } => {
-                !from.is_root() && !to.is_root() && !to.is_under(from) && !from.is_under(to)
-            }
-            Op::Remove { path, .. } | Op::Symlink { path, .. } | Op::Commit { path, .. } => {
-                !path.is_root()
-            }
-            Op::MakeDir { .. } | Op::Meta { .. } | Op::Dir { .. } => true,
-        }
-    }
-}
 
 /// What became of an operation, where there is something to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +81,15 @@ pub enum NoList {
     Missing,
     /// It could not be read: unknown is not missing.
     Trouble(Trouble),
+}
+
+/// What is to be known of a block of a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SumHow {
+    /// Its chaining value at this very offset, shortened: is the block unchanged where it stands?
+    Same,
+    /// A weak and a strong sum: does it stand anywhere?
+    Search,
 }
 
 /// A directory to be compared.
@@ -279,6 +142,37 @@ pub enum Message {
         stage: u32,
         /// Where in the content, in bytes.
         offset: u64,
+    },
+    /// Source: what stands at this path is the base of this stage: content will be copied from it.
+    /// The answer is `BaseIs`. Sent after `Open`, at most once a stage. Answers may still be under
+    /// way when a stage has ended, so its number is not used again soon.
+    Base {
+        /// Which stage.
+        stage: u32,
+        /// Where the base stands.
+        path: RelPath,
+    },
+    /// Source: sums of these ranges of the base. The answer is `Sums`, as many as it takes, in the
+    /// order of the ranges. At most [`MAX_ASKS`] may be unanswered.
+    AskSums {
+        /// Which stage.
+        stage: u32,
+        /// What to make of each block.
+        how: SumHow,
+        /// Bytes of a block, a power of two: at least [`MIN_SAME`] and the same each time for
+        /// [`SumHow::Same`], between [`MIN_SEARCH`] and [`MAX_SEARCH`] for [`SumHow::Search`].
+        block: u32,
+        /// First byte and length; each begins at a multiple of the block for [`SumHow::Same`].
+        /// They lie within the base and have [`MAX_BLOCKS`] blocks at most; a block may be short
+        /// at the end of a range.
+        ranges: Vec<(u64, u64)>,
+    },
+    /// Source: have these ranges of the base in the stage.
+    Copy {
+        /// Which stage.
+        stage: u32,
+        /// Where to in the stage, where from in the base, and how many bytes; in no order.
+        copies: Vec<(u64, u64, u64)>,
     },
     /// Source: this stage is not wanted any more.
     Abort {
@@ -341,6 +235,22 @@ pub enum Message {
         /// Why.
         trouble: Trouble,
     },
+    /// Agent: the base of this stage.
+    BaseIs {
+        /// Which stage.
+        stage: u32,
+        /// Its size in bytes; `None` when there is no file to copy from.
+        size: Option<u64>,
+    },
+    /// Agent: sums, the next ones of what was asked.
+    Sums {
+        /// Which stage.
+        stage: u32,
+        /// 16 bytes a block for [`SumHow::Same`], 12 for [`SumHow::Search`]; see
+        /// [`delta`](crate::delta). Nothing at all: the base cannot be read any more, or something
+        /// beyond it was asked, and the rest of that question stays without an answer.
+        sums: Vec<u8>,
+    },
     /// Agent: something a person should know once.
     Warning {
         /// In words, at most [`MAX_TEXT`] bytes.
@@ -372,6 +282,9 @@ mod kind {
     pub(super) const PING: u8 = 7;
     pub(super) const PONG: u8 = 8;
     pub(super) const BYE: u8 = 9;
+    pub(super) const BASE: u8 = 10;
+    pub(super) const ASK_SUMS: u8 = 11;
+    pub(super) const COPY: u8 = 12;
     pub(super) const SAME: u8 = 32;
     pub(super) const ENTRIES: u8 = 33;
     pub(super) const NO_LIST: u8 = 34;
@@ -380,6 +293,8 @@ mod kind {
     pub(super) const CREDIT: u8 = 37;
     pub(super) const STAGE_TROUBLE: u8 = 38;
     pub(super) const WARNING: u8 = 39;
+    pub(super) const BASE_IS: u8 = 40;
+    pub(super) const SUMS: u8 = 41;
 }
 
 /// Appends a value to the control part.
@@ -473,6 +388,9 @@ impl Message {
             Message::Ops { .. } => kind::OPS,
             Message::Open { .. } => kind::OPEN,
             Message::Data { .. } => kind::DATA,
+            Message::Base { .. } => kind::BASE,
+            Message::AskSums { .. } => kind::ASK_SUMS,
+            Message::Copy { .. } => kind::COPY,
             Message::Abort { .. } => kind::ABORT,
             Message::Ping(_) => kind::PING,
             Message::Pong(_) => kind::PONG,
@@ -484,6 +402,8 @@ impl Message {
             Message::Acks { .. } => kind::ACKS,
             Message::Credit { .. } => kind::CREDIT,
             Message::StageTrouble { .. } => kind::STAGE_TROUBLE,
+            Message::BaseIs { .. } => kind::BASE_IS,
+            Message::Sums { .. } => kind::SUMS,
             Message::Warning { .. } => kind::WARNING,
         }
     }
@@ -511,6 +431,15 @@ impl Message {
             }
             Message::Open { stage, hint, size } => put(&(stage, hint, size), out),
             Message::Data { stage, offset } => put(&(stage, offset), out),
+            Message::Base { stage, path } => put(&(stage, path), out),
+            Message::AskSums { stage, how, block, ranges } => {
+                put(&(stage, how, block), out);
+                put_list(ranges, out);
+            }
+            Message::Copy { stage, copies } => {
+                put(stage, out);
+                put_list(copies, out);
+            }
             Message::Abort { stage } => put(stage, out),
             Message::Ping(n) | Message::Pong(n) => put(n, out),
             Message::Bye => {}
@@ -531,7 +460,27 @@ impl Message {
             }
             Message::Credit { bulk } => put(bulk, out),
             Message::StageTrouble { stage, trouble } => put(&(stage, trouble), out),
+            Message::BaseIs { stage, size } => put(&(stage, size), out),
+            Message::Sums { stage, sums } => {
+                put(stage, out);
+                put(&(sums.len() as u32), out);
+                out.extend_from_slice(sums);
+            }
             Message::Warning { text } => put(text, out),
+        }
+    }
+
+    /// Bytes of the bulk credit it takes while it is on the way: content, or the work of copying.
+    #[must_use]
+    pub fn bulk_cost(&self, raw: usize) -> u32 {
+        match self {
+            Message::Data { .. } => raw as u32,
+            Message::Copy { copies, .. } => {
+                let bytes = copies.iter().fold(0u64, |sum, (.., len)| sum.saturating_add(*len));
+                let work = u32::try_from(bytes / COPY_WORK).unwrap_or(u32::MAX);
+                work.saturating_add(24 * copies.len() as u32)
+            }
+            _ => 0,
         }
     }
 
@@ -562,6 +511,35 @@ impl Message {
                 let (stage, offset) = take.get()?;
                 Message::Data { stage, offset }
             }
+            kind::BASE => {
+                let (stage, path): (u32, RelPath) = take.get()?;
+                if path.is_root() {
+                    return Err(BadMessage::Bounds(kind));
+                }
+                Message::Base { stage, path }
+            }
+            kind::ASK_SUMS => {
+                let (stage, how, block): (u32, SumHow, u32) = take.get()?;
+                let ranges: Vec<(u64, u64)> = take.list(MAX_RANGES)?;
+                if !asks_well(how, block, &ranges) {
+                    return Err(BadMessage::Bounds(kind));
+                }
+                Message::AskSums { stage, how, block, ranges }
+            }
+            kind::COPY => {
+                let stage = take.get()?;
+                let copies: Vec<(u64, u64, u64)> = take.list(MAX_RANGES)?;
+                let bytes = copies.iter().try_fold(0u64, |sum, (to, from, len)| {
+                    to.checked_add(*len)?;
+                    from.checked_add(*len)?;
+                    sum.checked_add(*len)
+                });
+                let none = copies.is_empty() || copies.iter().any(|(.., len)| *len == 0);
+                if none || bytes.is_none_or(|bytes| bytes > MAX_COPY) {
+                    return Err(BadMessage::Bounds(kind));
+                }
+                Message::Copy { stage, copies }
+            }
             kind::ABORT => Message::Abort { stage: take.get()? },
             kind::PING => Message::Ping(take.get()?),
             kind::PONG => Message::Pong(take.get()?),
@@ -588,6 +566,17 @@ impl Message {
                 let (stage, trouble) = take.get()?;
                 Message::StageTrouble { stage, trouble }
             }
+            kind::BASE_IS => {
+                let (stage, size) = take.get()?;
+                Message::BaseIs { stage, size }
+            }
+            kind::SUMS => {
+                let (stage, sums): (u32, Vec<u8>) = take.get()?;
+                if sums.len() > MAX_SUMS {
+                    return Err(BadMessage::Bounds(kind));
+                }
+                Message::Sums { stage, sums }
+            }
             kind::WARNING => Message::Warning { text: take.get()? },
             other => return Err(BadMessage::Type(other)),
         };
@@ -606,13 +595,53 @@ impl Message {
     }
 }
 
+/// May these sums be asked?
+fn asks_well(how: SumHow, block: u32, ranges: &[(u64, u64)]) -> bool {
+    let sizes = match how {
+        SumHow::Same => MIN_SAME..=1 << 31,
+        SumHow::Search => MIN_SEARCH..=MAX_SEARCH,
+    };
+    if !block.is_power_of_two() || !sizes.contains(&block) {
+        return false;
+    }
+    let block = u64::from(block);
+    let count = ranges.iter().try_fold(0u64, |count, (at, len)| {
+        at.checked_add(*len)?;
+        let aligned = how == SumHow::Search || at.is_multiple_of(block);
+        if *len == 0 || !aligned {
+            return None;
+        }
+        count.checked_add(len.div_ceil(block))
+    });
+    count.is_some_and(|count| count > 0 && count <= MAX_BLOCKS)
+}
+
+/// The most ranges in one message.
+pub const MAX_RANGES: usize = 32 * 1024;
+/// The most blocks whose sums are asked by one message.
+pub const MAX_BLOCKS: u64 = 1 << 17;
+/// The smallest block that is compared where it stands, in bytes.
+pub const MIN_SAME: u32 = 16 << 10;
+/// The smallest block that is searched for, in bytes.
+pub const MIN_SEARCH: u32 = 1 << 10;
+/// The largest block that is searched for, in bytes: one has to fit into memory.
+pub const MAX_SEARCH: u32 = 16 << 20;
+/// The most messages that ask for sums of one stage and are not answered.
+pub const MAX_ASKS: usize = 4;
+/// The most bytes of sums in one message.
+pub const MAX_SUMS: usize = 64 * 1024;
+/// The most bytes that one message copies.
+pub const MAX_COPY: u64 = 16 << 20;
+/// So many bytes are copied in the time that one is received.
+pub const COPY_WORK: u64 = 64;
+
 /// The most ranges in one message of acks.
 pub const MAX_ACKS: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Entry;
+    use crate::entry::{Entry, Meta, Time};
     use proptest::prelude::*;
 
     fn path(text: &str) -> RelPath {
@@ -679,6 +708,14 @@ mod tests {
         );
         round_trip(&Message::Open { stage: 3, hint: path("x"), size: 5 }, b"");
         round_trip(&Message::Data { stage: 3, offset: 1 << 33 }, b"content");
+        round_trip(&Message::Base { stage: 3, path: path("x/y") }, b"");
+        let ranges = vec![(1 << 20, 5000), (0, 1)];
+        let ask = |how| Message::AskSums { stage: 3, how, block: 16384, ranges: ranges.clone() };
+        round_trip(&ask(SumHow::Same), b"");
+        round_trip(&ask(SumHow::Search), b"");
+        round_trip(&Message::Copy { stage: 3, copies: vec![(0, 1 << 40, 1 << 24)] }, b"");
+        round_trip(&Message::BaseIs { stage: 3, size: Some(1 << 50) }, b"");
+        round_trip(&Message::Sums { stage: 3, sums: vec![7; 200] }, b"");
         for message in [
             Message::Abort { stage: 4 },
             Message::Ping(1),
@@ -744,6 +781,28 @@ mod tests {
         refuse(&Message::Data { stage: 1, offset: 0 }, b"");
         refuse(&Message::Data { stage: 1, offset: u64::MAX }, b"ab");
         refuse(&Message::Bye, b"x");
+        refuse(&Message::Base { stage: 1, path: RelPath::root() }, b"");
+        let ask =
+            |how, block, range| Message::AskSums { stage: 1, how, block, ranges: vec![range] };
+        refuse(&ask(SumHow::Same, 0, (0, 1)), b"");
+        refuse(&ask(SumHow::Same, 1000, (0, 1)), b"");
+        refuse(&ask(SumHow::Same, MIN_SAME / 2, (0, 1)), b"");
+        refuse(&ask(SumHow::Same, MIN_SAME, (1, 1)), b"");
+        refuse(&ask(SumHow::Search, MIN_SEARCH / 2, (0, 1)), b"");
+        refuse(&ask(SumHow::Search, MAX_SEARCH * 2, (0, 1)), b"");
+        refuse(&ask(SumHow::Search, 1024, (1, 0)), b"");
+        refuse(&ask(SumHow::Search, 1024, (u64::MAX, 1)), b"");
+        refuse(&ask(SumHow::Search, 1024, (0, 1024 * MAX_BLOCKS + 1)), b"");
+        let copies = |copies| Message::Copy { stage: 1, copies };
+        refuse(&copies(vec![]), b"");
+        refuse(&copies(vec![(0, 0, MAX_COPY / 2 + 1); 2]), b"");
+        refuse(&copies(vec![(0, 0, 1); MAX_RANGES + 1]), b"");
+        let copy = |copy| copies(vec![copy]);
+        refuse(&copy((0, 0, 0)), b"");
+        refuse(&copy((u64::MAX, 0, 1)), b"");
+        refuse(&copy((0, u64::MAX, 1)), b"");
+        refuse(&copy((0, 0, MAX_COPY + 1)), b"");
+        refuse(&Message::Sums { stage: 1, sums: vec![0; MAX_SUMS + 1] }, b"");
         let dirs = vec![Asked { dir: path("a"), digest: None }; 2];
         refuse(&Message::List { first: u32::MAX, dirs }, b"");
         let shares_more_than_there_is: &[u8] = &[0, 1, 5, 1, b'a', 0];
@@ -759,6 +818,24 @@ mod tests {
         let many = vec![(1, 1); MAX_ACKS + 1];
         refuse(&Message::Acks { done: many, outcomes: vec![], small: 0 }, b"");
         assert_eq!(Message::decode(200, b""), Err(BadMessage::Type(200)));
+    }
+
+    #[test]
+    fn copies_cost_their_work_and_their_room() {
+        let copy = |copies| Message::Copy { stage: 1, copies }.bulk_cost(0);
+        assert_eq!(copy(vec![(0, 0, 1)]), 24);
+        assert_eq!(copy(vec![(0, 5, 640), (9, 0, 64)]), 2 * 24 + 11);
+        assert_eq!(copy(vec![(0, 0, u64::MAX), (0, 0, u64::MAX)]), u32::MAX);
+        assert_eq!(Message::Data { stage: 1, offset: 5 }.bulk_cost(77), 77);
+        assert_eq!(Message::Open { stage: 1, hint: path(""), size: 5 }.bulk_cost(0), 0);
+        // The dearest one must fit into the smallest credit there is, with room for content.
+        let dearest =
+            vec![(u64::MAX - 512, u64::MAX - 512, MAX_COPY / MAX_RANGES as u64); MAX_RANGES];
+        let message = Message::Copy { stage: u32::MAX, copies: dearest };
+        assert!(message.bulk_cost(0) <= 1 << 20, "{}", message.bulk_cost(0));
+        let mut body = Vec::new();
+        message.encode(&mut body);
+        assert!(body.len() <= crate::frame::CONTROL_MAX, "{}", body.len());
     }
 
     proptest! {

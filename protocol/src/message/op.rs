@@ -1,0 +1,158 @@
+//! Operations: what the source wants done on the target.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Hash, INLINE_MAX};
+use crate::entry::{Kind, Meta, Time};
+use crate::path::RelPath;
+
+/// Do this on the target. Each is checked against what stands there and changes nothing where
+/// that is not as expected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Have a directory here; one that is there already only gets the attributes.
+    MakeDir {
+        /// Where.
+        path: RelPath,
+        /// Its attributes, without the time: that follows in [`Op::Dir`].
+        meta: Meta,
+    },
+    /// Have a file with this content, which comes in the raw bytes of the message.
+    File {
+        /// Where.
+        path: RelPath,
+        /// Bytes of content, at most [`INLINE_MAX`].
+        size: u32,
+        /// Its attributes.
+        meta: Meta,
+    },
+    /// Have the content of a stage here.
+    Commit {
+        /// Where.
+        path: RelPath,
+        /// The stage, which ends with this.
+        stage: u32,
+        /// The size of the whole content.
+        size: u64,
+        /// Its attributes.
+        meta: Meta,
+        /// BLAKE3 of the whole content.
+        hash: Hash,
+    },
+    /// Have a symbolic link here.
+    Symlink {
+        /// Where.
+        path: RelPath,
+        /// Where it points, as bytes.
+        link: Vec<u8>,
+        /// Its attributes.
+        meta: Meta,
+    },
+    /// Set attributes of something that is not a directory.
+    Meta {
+        /// Where.
+        path: RelPath,
+        /// What must stand there.
+        kind: Kind,
+        /// What to set.
+        meta: Meta,
+    },
+    /// Set attributes of a directory, after everything earlier in it is done.
+    Dir {
+        /// Where.
+        path: RelPath,
+        /// What to set.
+        meta: Meta,
+    },
+    /// Give something another name.
+    Rename {
+        /// The old name.
+        from: RelPath,
+        /// The new name; a file or an empty directory there is replaced.
+        to: RelPath,
+        /// What must stand at the old name.
+        kind: Kind,
+        /// Its size must be this (files).
+        size: Option<u64>,
+        /// Its modification time must be this, as held.
+        mtime: Option<Time>,
+    },
+    /// Remove one name.
+    Remove {
+        /// Where.
+        path: RelPath,
+        /// What must stand there; a directory has to be empty.
+        kind: Kind,
+    },
+    /// A change of kind: the new thing is staged, the old one removed, the new one renamed in.
+    Replace {
+        /// What must stand there now; a directory has to be empty.
+        old: Kind,
+        /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`.
+        new: Box<Op>,
+    },
+}
+
+impl Op {
+    /// The path this is about; for a rename, the new name.
+    #[must_use]
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Op::MakeDir { path, .. }
+            | Op::File { path, .. }
+            | Op::Commit { path, .. }
+            | Op::Symlink { path, .. }
+            | Op::Meta { path, .. }
+            | Op::Dir { path, .. }
+            | Op::Remove { path, .. }
+            | Op::Rename { to: path, .. } => path,
+            Op::Replace { new, .. } => new.path(),
+        }
+    }
+
+    /// How many raw bytes of the message are this operation's content.
+    #[must_use]
+    pub fn inline_size(&self) -> usize {
+        match self {
+            Op::File { size, .. } => *size as usize,
+            Op::Replace { new, .. } => new.inline_size(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of the small credit it takes while it is on the way: the same on both ends.
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        64 + self.inline_size() as u32
+    }
+
+    /// The stage it commits, if it does.
+    #[must_use]
+    pub fn stage(&self) -> Option<u32> {
+        match self {
+            Op::Commit { stage, .. } => Some(*stage),
+            Op::Replace { new, .. } => new.stage(),
+            _ => None,
+        }
+    }
+
+    /// Is it one that may be sent: no `Replace` within a `Replace`, content of a bounded size?
+    pub(super) fn valid(&self) -> bool {
+        match self {
+            Op::File { size, .. } => u64::from(*size) <= INLINE_MAX,
+            Op::Replace { new, .. } => {
+                matches!(
+                    **new,
+                    Op::MakeDir { .. } | Op::File { .. } | Op::Commit { .. } | Op::Symlink { .. }
+                ) && new.valid()
+            }
+            Op::Rename { from, to, .. } => {
+                !from.is_root() && !to.is_root() && !to.is_under(from) && !from.is_under(to)
+            }
+            Op::Remove { path, .. } | Op::Symlink { path, .. } | Op::Commit { path, .. } => {
+                !path.is_root()
+            }
+            Op::MakeDir { .. } | Op::Meta { .. } | Op::Dir { .. } => true,
+        }
+    }
+}
