@@ -3,15 +3,19 @@
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
-/// A class of system calls that change the target.
+/// A class of system calls that change the target, or read what a change needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
     /// Opening the directory something happens in.
     Parent,
     /// Creating a temporary file.
     Create,
-    /// Writing content.
+    /// Writing content, copied content too.
     Write,
+    /// Reading the base of a stage, for sums or to copy from it.
+    Read,
+    /// Reading staged content back.
+    Check,
     /// Making content or names durable.
     Sync,
     /// Setting attributes.

@@ -83,7 +83,7 @@ pub fn look(root: &Root, path: &RelPath) -> Result<Option<Entry>, io::Error> {
 }
 
 /// Opens a file for reading, and nothing that could block: a FIFO's other end is not waited for.
-fn open(root: &Root, path: &RelPath) -> Result<(OwnedFd, Stat), ReadError> {
+pub(crate) fn open(root: &Root, path: &RelPath) -> Result<(OwnedFd, Stat), ReadError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = match root.open_at(path.as_bytes(), flags | OFlags::NOATIME) {
         // Only the owner may leave the access time alone.

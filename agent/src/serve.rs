@@ -1,8 +1,8 @@
 //! The receiver's loop: the handshake, then threads until the link ends.
 //!
 //! The reader only parses and hands on; it never touches the disk, so pings are answered while a
-//! disk is slow. A dispatcher and its workers apply, one thread writes stages, two list, one
-//! writes to the link. This thread watches over them. When the link ends, what was not begun is
+//! disk is slow. A dispatcher and its workers apply, one thread writes stages, one reads the bases
+//! they share content with, two list, one writes to the link. This thread watches over them. When the link ends, what was not begun is
 //! dropped, what runs finishes, and the lock is released last.
 
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use lsync_protocol::entry::{Held, Holds};
 use lsync_protocol::handshake::{Answer, Hello, Refusal, Welcome, greet, read_body};
-use lsync_protocol::message::Message;
+use lsync_protocol::message::{MAX_ASKS, MAX_STAGES, Message};
 
 use crate::admit::{Admitted, admit};
 use crate::apply::Ground;
@@ -28,9 +28,11 @@ use crate::stage::Names;
 pub(crate) mod gauge;
 mod reader;
 mod stages;
+mod sums;
 
 use reader::{Doors, Heard};
 use stages::Piece;
+use sums::Sought;
 
 /// Bytes of operations and their contents that may be on the way.
 pub const SMALL_CREDIT: u32 = 4 << 20;
@@ -242,6 +244,9 @@ fn spawn(
 const ASKED: usize = 4096;
 /// How many pieces may wait before the reader does; their bytes are bounded by the bulk credit.
 const PIECES: usize = 1024;
+/// How many bases and questions about them may wait before the reader does: more than all open
+/// stages may have.
+const SOUGHT: usize = 2 * MAX_STAGES * (MAX_ASKS + 1);
 /// How long the last acks may take to be written after a goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -266,6 +271,7 @@ impl Link {
     ) -> Result<(), ServeError> {
         let (asks, asked) = crossbeam_channel::bounded(ASKED);
         let (pieces, to_write) = crossbeam_channel::bounded(PIECES);
+        let (sought, to_read) = crossbeam_channel::bounded(SOUGHT);
         // Bounded by the small credit, and in bytes by the reader's gauge.
         let (orders, to_apply) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();
@@ -284,6 +290,7 @@ impl Link {
         let doors = Doors {
             asks: asks.clone(),
             pieces: pieces.clone(),
+            sought: sought.clone(),
             orders: orders.clone(),
             outbox: self.outbox.clone(),
             stop: stop.clone(),
@@ -293,6 +300,12 @@ impl Link {
             let (ground, outbox) = (applying.clone(), self.outbox.clone());
             threads
                 .push(spawn("stage", move || stages::run(ground.as_deref(), &to_write, &outbox))?);
+        }
+        {
+            let (ground, outbox, key) = (applying.clone(), self.outbox.clone(), hello.key);
+            threads.push(spawn("sum", move || {
+                sums::run(ground.as_deref(), &to_read, &outbox, &key);
+            })?);
         }
         {
             let (events, outbox) = (self.events.clone(), self.outbox.clone());
@@ -334,8 +347,9 @@ impl Link {
             let _ = asks.send(Ask::End);
         }
         let _ = pieces.send(Piece::End);
+        let _ = sought.send(Sought::End);
         let _ = orders.send(Orders::Finish);
-        drop((asks, pieces, orders));
+        drop((asks, pieces, sought, orders));
         for thread in threads {
             // A panic was told by the thread's guard.
             let _ = thread.join();

@@ -13,8 +13,11 @@ use lsync_protocol::path::{stage_mirror, stage_name};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
+mod base;
+mod copy;
 mod large;
 
+pub(crate) use base::{Base, STEP, chains_of};
 pub(crate) use large::Stage;
 
 /// The temporary names of one mirror in this process.

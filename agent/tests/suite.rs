@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod suite {
+    mod delta;
     mod hostile;
     mod link;
     mod list;

@@ -152,7 +152,8 @@ impl Hand {
         };
         let ground = self.ground.clone();
         let mut here = stage.take(&ground.stop).map_err(Outcome::Problem)?;
-        here.check(*size, hash, &ground.stop).map_err(Outcome::Problem)?;
+        let fault = |call| ground.fault(call, path);
+        here.check(*size, hash, &ground.stop, fault).map_err(Outcome::Problem)?;
         let mode = self.mode_of(at, path, meta)?;
         let now = meta::stat_fd(&here.file)?;
         self.finish_file(&here.file, &now, &Meta { mode: Some(mode), ..*meta }, path)?;

@@ -34,6 +34,15 @@ impl Gauge {
     pub(crate) fn hold(self: &Arc<Gauge>, body: Vec<u8>, raw_at: usize) -> Held {
         // What is decoded from the control part takes a few times its room.
         let cost = body.len() + 4 * raw_at;
+        self.count(body, raw_at, cost)
+    }
+
+    /// Counts what was decoded from a message that is itself dropped.
+    pub(crate) fn decoded<T>(self: &Arc<Gauge>, list: &[T]) -> Held {
+        self.count(Vec::new(), 0, 64 + size_of_val(list))
+    }
+
+    fn count(self: &Arc<Gauge>, body: Vec<u8>, raw_at: usize, cost: usize) -> Held {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) += cost;
         Held { body, raw_at, cost, gauge: self.clone() }
     }

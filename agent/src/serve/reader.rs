@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use lsync_protocol::frame::{Frame, HEADER, Header};
 use lsync_protocol::handshake::{BadGreeting, GREETING, Greeting, MAGIC, Refusal};
-use lsync_protocol::message::{Asked, MAX_STAGES, Message, Op, OpId};
+use lsync_protocol::message::{Asked, MAX_ASKS, MAX_STAGES, Message, Op, OpId, SumHow};
 
 use super::gauge::{Gauge, Held};
 use super::stages::Piece;
+use super::sums::{Question, Sought};
 use super::{BULK_CREDIT, Event, SMALL_CREDIT, ServeError};
 use crate::listing::Ask;
 use crate::order::{Fuse, Orders, Work};
@@ -55,6 +56,7 @@ impl Heard {
 pub(super) struct Doors {
     pub(super) asks: Sender<Ask>,
     pub(super) pieces: Sender<Piece>,
+    pub(super) sought: Sender<Sought>,
     pub(super) orders: Sender<Orders>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) stop: Arc<AtomicBool>,
@@ -218,6 +220,7 @@ impl Reader<'_> {
 
     fn take(&mut self, header: Header, frame: Frame) -> Result<(), ServeError> {
         let (message, body, raw_at) = frame.into_parts();
+        let cost = message.bulk_cost(body.len() - raw_at);
         match message {
             Message::Ping(number) => self.doors.outbox.urgent(Message::Pong(number)),
             Message::Pong(_) => {}
@@ -255,19 +258,58 @@ impl Reader<'_> {
                 let Some(open) = self.stages.get(&stage) else {
                     return broken(format!("content for stage {stage}, which is not open"));
                 };
-                self.bulk += (body.len() - raw_at) as u64;
-                if self.bulk > self.doors.outbox.bulk_given() + u64::from(BULK_CREDIT) {
-                    return broken("more content than the credit allows");
-                }
-                open.expect_one();
                 let open = open.clone();
+                self.charge(cost)?;
+                open.expect_one();
                 let body = self.gauge.hold(body, raw_at);
                 self.piece(Piece::Data(open, offset, body));
+            }
+            Message::Base { stage, path } => {
+                let Some(open) = self.stages.get(&stage) else {
+                    return broken(format!("a base for stage {stage}, which is not open"));
+                };
+                if !open.expect_base() {
+                    return broken(format!("stage {stage} gets a second base"));
+                }
+                self.seek(Sought::Base(open.clone(), path));
+            }
+            Message::AskSums { stage, how, block, ranges } => {
+                let Some(open) = self.stages.get(&stage) else {
+                    return broken(format!("sums for stage {stage}, which is not open"));
+                };
+                if !open.expects_base() {
+                    return broken("sums without a base");
+                }
+                if how == SumHow::Same && !open.same_block(block) {
+                    return broken(format!("stage {stage} is compared in blocks of two sizes"));
+                }
+                if !open.expect_sums() {
+                    return broken(format!("more than {MAX_ASKS} questions for sums of a stage"));
+                }
+                let open = open.clone();
+                self.gauge.wait_below(HELD, &self.doors.stop);
+                let held = self.gauge.decoded(&ranges);
+                let question = Question { how, block, ranges, _held: held };
+                self.seek(Sought::Sums(open, question));
+            }
+            Message::Copy { stage, copies } => {
+                let Some(open) = self.stages.get(&stage) else {
+                    return broken(format!("copies for stage {stage}, which is not open"));
+                };
+                if !open.expects_base() {
+                    return broken("copies without a base");
+                }
+                let open = open.clone();
+                self.charge(cost)?;
+                open.expect_one();
+                let held = self.gauge.decoded(&copies);
+                self.piece(Piece::Copy(open, copies, cost, held));
             }
             Message::Abort { stage } => {
                 let Some(open) = self.stages.remove(&stage) else {
                     return broken(format!("stage {stage} is given up, but not open"));
                 };
+                open.end();
                 open.expect_one();
                 self.piece(Piece::Abort(open));
             }
@@ -279,9 +321,20 @@ impl Reader<'_> {
             | Message::Acks { .. }
             | Message::Credit { .. }
             | Message::StageTrouble { .. }
+            | Message::BaseIs { .. }
+            | Message::Sums { .. }
             | Message::Warning { .. } => {
                 return broken(format!("a message of type {}, which no source sends", header.kind));
             }
+        }
+        Ok(())
+    }
+
+    /// Takes bulk credit.
+    fn charge(&mut self, cost: u32) -> Result<(), ServeError> {
+        self.bulk += u64::from(cost);
+        if self.bulk > self.doors.outbox.bulk_given() + u64::from(BULK_CREDIT) {
+            return broken("more content than the credit allows");
         }
         Ok(())
     }
@@ -295,6 +348,11 @@ impl Reader<'_> {
     fn ask(&self, ask: Ask) {
         // The listers are gone only when the link ended.
         let _ = self.doors.asks.send(ask);
+    }
+
+    fn seek(&self, sought: Sought) {
+        // Gone only when the link ended.
+        let _ = self.doors.sought.send(sought);
     }
 
     fn piece(&self, piece: Piece) {
@@ -339,7 +397,10 @@ impl Reader<'_> {
                 None => None,
                 Some(stage) => match self.stages.remove(&stage) {
                     None => return broken(format!("stage {stage} is committed, but not open")),
-                    open => open,
+                    Some(open) => {
+                        open.end();
+                        Some(open)
+                    }
                 },
             };
             works.push(Work { id, op, body: body.clone(), content, stage });

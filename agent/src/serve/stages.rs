@@ -21,6 +21,8 @@ pub(crate) enum Piece {
     Open(Arc<Stage>, RelPath),
     /// Content.
     Data(Arc<Stage>, u64, Held),
+    /// Ranges of the base: where to, where from, how many bytes; and the credit they took.
+    Copy(Arc<Stage>, Vec<(u64, u64, u64)>, u32, Held),
     /// It is not wanted any more.
     Abort(Arc<Stage>),
     /// Nothing more will come.
@@ -47,6 +49,14 @@ pub(super) fn run(ground: Option<&Ground>, pieces: &Receiver<Piece>, outbox: &Ar
                 }
                 stage.finished_one();
                 outbox.credit(body.bytes().len());
+            }
+            Piece::Copy(stage, copies, cost, _held) => {
+                if let Some(ground) = ground {
+                    let fault = |call, path: &RelPath| ground.fault(call, path);
+                    say(outbox, &stage, stage.copy(&copies, &ground.stop, fault));
+                }
+                stage.finished_one();
+                outbox.credit(cost as usize);
             }
             Piece::Abort(stage) => {
                 stage.abort();

@@ -4,15 +4,17 @@
 //! that came before it is written; on the wire that is everything it needs.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use blake3::Hasher;
-use lsync_protocol::message::{Hash, Trouble};
+use lsync_protocol::message::{Hash, MAX_ASKS, Trouble};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
+use super::base::Base;
+use super::copy::Copies;
 use super::{Fresh, Names, write_at};
 use crate::fault::Call;
 use crate::trouble::{said, trouble};
@@ -25,13 +27,32 @@ pub(crate) struct Stage {
     /// Pieces that came and are not yet written.
     waiting: Mutex<usize>,
     written: Condvar,
-    content: Mutex<Content>,
+    pub(super) content: Mutex<Content>,
+    based: Mutex<Based>,
+    opened: Condvar,
+    /// Bytes of a block that sums at the same offset were asked for; 0 before.
+    block: AtomicU32,
+    /// Questions for sums that are not answered.
+    asks: AtomicUsize,
+    /// It was given up, or is being committed: nobody wants to know more about its base.
+    over: AtomicBool,
     /// Stages that exist, this one among them.
     alive: Arc<AtomicUsize>,
 }
 
+/// What it is based on.
 #[derive(Debug)]
-enum Content {
+enum Based {
+    /// Nothing, as far as we were told.
+    No,
+    /// What is not opened yet.
+    Soon,
+    /// A file; `None` when there is none.
+    On(Option<Arc<Base>>),
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
     /// Not yet opened.
     None,
     Here(Box<Here>),
@@ -46,15 +67,19 @@ pub(crate) struct Here {
     pub(crate) fresh: Fresh,
     /// Open for reading and writing.
     pub(crate) file: OwnedFd,
-    hint: RelPath,
+    pub(super) hint: RelPath,
     hasher: Hasher,
-    /// Everything before this was hashed; `None` when pieces came out of order.
-    hashed: Option<u64>,
+    /// Everything before this was hashed; `None` when pieces came out of order, or from a base.
+    pub(super) hashed: Option<u64>,
     /// The end of the last piece.
-    end: u64,
+    pub(super) end: u64,
+    /// What was copied.
+    pub(super) copies: Copies,
+    /// Known when it is taken.
+    pub(super) base: Option<Arc<Base>>,
 }
 
-const ZEROS: &[u8] = &[0; 64 * 1024];
+pub(super) const ZEROS: &[u8] = &[0; 64 * 1024];
 
 impl Stage {
     pub(crate) fn new(id: u32, alive: &Arc<AtomicUsize>) -> Arc<Stage> {
@@ -64,6 +89,11 @@ impl Stage {
             waiting: Mutex::new(0),
             written: Condvar::new(),
             content: Mutex::new(Content::None),
+            based: Mutex::new(Based::No),
+            opened: Condvar::new(),
+            block: AtomicU32::new(0),
+            asks: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
             alive: alive.clone(),
         })
     }
@@ -96,6 +126,8 @@ impl Stage {
                     hasher: Hasher::new(),
                     hashed: Some(0),
                     end: 0,
+                    copies: Copies::default(),
+                    base: None,
                 };
                 (Content::Here(Box::new(here)), Ok(()))
             }
@@ -103,6 +135,76 @@ impl Stage {
         };
         *self.content.lock().unwrap_or_else(PoisonError::into_inner) = content;
         done
+    }
+
+    /// It gets a base. `false`: it has one.
+    pub(crate) fn expect_base(&self) -> bool {
+        let mut based = self.based.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = matches!(*based, Based::No);
+        if first {
+            *based = Based::Soon;
+        }
+        first
+    }
+
+    /// Was it to have a base?
+    pub(crate) fn expects_base(&self) -> bool {
+        !matches!(*self.based.lock().unwrap_or_else(PoisonError::into_inner), Based::No)
+    }
+
+    /// This is its base.
+    pub(crate) fn set_base(&self, base: Option<Arc<Base>>) {
+        *self.based.lock().unwrap_or_else(PoisonError::into_inner) = Based::On(base);
+        self.opened.notify_all();
+    }
+
+    /// Its base, when it is opened.
+    pub(crate) fn base(&self, stop: &AtomicBool) -> Option<Arc<Base>> {
+        let mut based = self.based.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*based {
+                Based::No => return None,
+                Based::On(base) => return base.clone(),
+                Based::Soon if stop.load(Ordering::Relaxed) => return None,
+                Based::Soon => {}
+            }
+            let tick = Duration::from_millis(100);
+            based = self.opened.wait_timeout(based, tick).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn opened_base(&self) -> Option<Arc<Base>> {
+        match &*self.based.lock().unwrap_or_else(PoisonError::into_inner) {
+            Based::On(base) => base.clone(),
+            Based::No | Based::Soon => None,
+        }
+    }
+
+    /// Sums at the same offset are asked for blocks of this size. `false`: they were asked for
+    /// blocks of another one.
+    pub(crate) fn same_block(&self, block: u32) -> bool {
+        let before = self.block.swap(block, Ordering::Relaxed);
+        before == 0 || before == block
+    }
+
+    /// Sums are asked. `false`: too many questions are without an answer.
+    pub(crate) fn expect_sums(&self) -> bool {
+        self.asks.fetch_add(1, Ordering::Relaxed) < MAX_ASKS
+    }
+
+    /// The answer to one question is about to leave.
+    pub(crate) fn answered_sums(&self) {
+        self.asks.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Nobody wants to know more about its base.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Is it given up, or being committed?
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Writes a piece. An error is said once; what comes after it is dropped.
@@ -113,6 +215,7 @@ impl Stage {
         stop: &AtomicBool,
         fault: impl Fn(Call, &RelPath) -> Result<(), Errno>,
     ) -> Result<(), Trouble> {
+        let based = self.opened_base().is_some();
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let Content::Here(here) = &mut *content else { return Ok(()) };
         let written = fault(Call::Write, &here.hint)
@@ -123,7 +226,9 @@ impl Stage {
             return Err(error);
         }
         here.end = here.end.max(offset + bytes.len() as u64);
-        here.hashed = here.hashed.filter(|&hashed| hashed <= offset).and_then(|hashed| {
+        here.copies.touch(offset, bytes.len() as u64);
+        // What comes from the base does not pass here: it will be read in the end.
+        here.hashed = here.hashed.filter(|&hashed| hashed <= offset && !based).and_then(|hashed| {
             zeros(&mut here.hasher, offset - hashed, stop)?;
             here.hasher.update(bytes);
             Some(offset + bytes.len() as u64)
@@ -151,7 +256,10 @@ impl Stage {
         drop(waiting);
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *content, Content::None) {
-            Content::Here(here) => Ok(here),
+            Content::Here(mut here) => {
+                here.base = self.opened_base();
+                Ok(here)
+            }
             Content::Failed(trouble) => Err(trouble),
             Content::None => Err(said("a stage without content")),
         }
@@ -171,6 +279,7 @@ impl Here {
         size: u64,
         hash: &Hash,
         stop: &AtomicBool,
+        fault: impl Fn(Call) -> Result<(), Errno>,
     ) -> Result<(), Trouble> {
         if self.end != size {
             rustix::fs::ftruncate(&self.file, size).map_err(trouble)?;
@@ -178,8 +287,11 @@ impl Here {
         let found = match self.hashed.filter(|&hashed| hashed <= size) {
             Some(hashed) => zeros(&mut self.hasher, size - hashed, stop)
                 .map(|()| *self.hasher.finalize().as_bytes()),
-            // Pieces came twice or out of order: what counts is what lies there now.
-            None => self.read_back(size, stop)?,
+            // Pieces came twice, out of order or from a base: what counts is what lies there now.
+            None => match self.compose(size, stop, &fault)? {
+                Some(found) => Some(found),
+                None => self.read_back(size, stop, &fault)?,
+            },
         };
         match found {
             None => Err(said("the link ended")),
@@ -188,7 +300,12 @@ impl Here {
         }
     }
 
-    fn read_back(&self, size: u64, stop: &AtomicBool) -> Result<Option<Hash>, Trouble> {
+    fn read_back(
+        &self,
+        size: u64,
+        stop: &AtomicBool,
+        fault: &impl Fn(Call) -> Result<(), Errno>,
+    ) -> Result<Option<Hash>, Trouble> {
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 128 * 1024];
         let mut at = 0;
@@ -198,6 +315,7 @@ impl Here {
             }
             let most =
                 usize::try_from(size - at).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+            fault(Call::Check).map_err(trouble)?;
             match rustix::io::pread(&self.file, &mut buffer[..most], at) {
                 Ok(0) => return Err(trouble(Errno::IO)),
                 Ok(n) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lsync_agent::{BULK_CREDIT, SMALL_CREDIT, ServeError};
 use lsync_protocol::entry::{Kind, Meta};
 use lsync_protocol::handshake::greet;
-use lsync_protocol::message::{INLINE_MAX, Message, Op};
+use lsync_protocol::message::{INLINE_MAX, MAX_ASKS, MAX_COPY, Message, Op, SumHow};
 use proptest::prelude::*;
 
 use super::peer::{Peer, World, meta, path, remove};
@@ -59,19 +59,87 @@ fn what_a_source_must_not_say() {
 }
 
 #[test]
-fn credits_are_not_exceeded() {
-    // Slow enough that nothing is given back meanwhile.
-    struct Stuck;
-    impl lsync_agent::fault::Faults for Stuck {
-        fn before(
-            &self,
-            _: lsync_agent::fault::Call,
-            _: &lsync_protocol::path::RelPath,
-        ) -> Result<(), rustix::io::Errno> {
-            std::thread::sleep(Duration::from_millis(300));
-            Ok(())
-        }
+fn what_a_source_must_not_say_of_bases() {
+    let open = Message::Open { stage: 1, hint: path(""), size: 0 };
+    let base = |stage| Message::Base { stage, path: path("f") };
+    let asks =
+        |stage, block| Message::AskSums { stage, how: SumHow::Same, block, ranges: vec![(0, 1)] };
+    let copy = |stage| Message::Copy { stage, copies: vec![(0, 0, 1)] };
+    let says = |messages: &[Message]| {
+        reason(|peer| {
+            for message in messages {
+                peer.try_send(message, b"");
+            }
+        })
+    };
+    let open = || open.clone();
+    assert_eq!(says(&[base(4)]), "a base for stage 4, which is not open");
+    assert_eq!(says(&[asks(4, 1 << 14)]), "sums for stage 4, which is not open");
+    assert_eq!(says(&[copy(4)]), "copies for stage 4, which is not open");
+    assert_eq!(says(&[open(), base(1), base(1)]), "stage 1 gets a second base");
+    assert_eq!(says(&[open(), asks(1, 1 << 14), base(1)]), "sums without a base");
+    assert_eq!(says(&[open(), copy(1), base(1)]), "copies without a base");
+    assert_eq!(
+        says(&[open(), base(1), asks(1, 1 << 14), asks(1, 1 << 15)]),
+        "stage 1 is compared in blocks of two sizes"
+    );
+    let gone = Message::Abort { stage: 1 };
+    assert_eq!(says(&[open(), base(1), gone, copy(1)]), "copies for stage 1, which is not open");
+    for kind in [40, 41] {
+        let message = match kind {
+            40 => Message::BaseIs { stage: 1, size: None },
+            _ => Message::Sums { stage: 1, sums: Vec::new() },
+        };
+        assert_eq!(says(&[message]), format!("a message of type {kind}, which no source sends"));
     }
+    assert_eq!(
+        says(&[open(), base(1), Message::Copy { stage: 1, copies: Vec::new() }]),
+        "a message of type 12 with a count or size out of bounds"
+    );
+}
+
+/// Everything is so slow that nothing is done or given back meanwhile.
+struct Stuck;
+
+impl lsync_agent::fault::Faults for Stuck {
+    fn before(
+        &self,
+        _: lsync_agent::fault::Call,
+        _: &lsync_protocol::path::RelPath,
+    ) -> Result<(), rustix::io::Errno> {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(())
+    }
+}
+
+#[test]
+fn no_more_questions_and_copies_than_agreed() {
+    let world = World::new().with_faults(Stuck);
+    std::fs::write(world.at("f"), b"content").unwrap();
+    let begin = |peer: &mut Peer| {
+        peer.send(&Message::Open { stage: 1, hint: path(""), size: 0 }, b"");
+        peer.send(&Message::Base { stage: 1, path: path("f") }, b"");
+    };
+    let mut peer = world.connect();
+    begin(&mut peer);
+    let ask = Message::AskSums { stage: 1, how: SumHow::Search, block: 1024, ranges: vec![(0, 7)] };
+    for _ in 0..=MAX_ASKS {
+        peer.try_send(&ask, b"");
+    }
+    assert_eq!(peer.ended().unwrap_err().to_string(), "more than 4 questions for sums of a stage");
+
+    let mut peer = world.connect();
+    begin(&mut peer);
+    let copy = Message::Copy { stage: 1, copies: vec![(0, 0, MAX_COPY)] };
+    for _ in 0..=BULK_CREDIT / copy.bulk_cost(0) {
+        peer.try_send(&copy, b"");
+    }
+    assert_eq!(peer.ended().unwrap_err().to_string(), "more content than the credit allows");
+    assert!(world.stages().is_empty());
+}
+
+#[test]
+fn credits_are_not_exceeded() {
     let world = World::new().with_faults(Stuck);
     let mut peer = world.connect();
     let content = vec![7; INLINE_MAX as usize];

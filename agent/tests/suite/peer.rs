@@ -215,7 +215,7 @@ impl Peer {
                 }
                 Message::Warning { text } => self.warnings.push(text),
                 Message::Credit { bulk } => self.bulk += u64::from(bulk),
-                Message::StageTrouble { .. } => {}
+                Message::StageTrouble { .. } | Message::Sums { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -1,0 +1,289 @@
+//! The base of a stage: a file whose content the stage shares. It is opened once, read for sums and
+//! copied from; what its name stands for later does not matter.
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blake3::Hasher;
+use blake3::hazmat::HasherExt;
+use lsync_protocol::delta::BLOCKS;
+use lsync_protocol::delta::tree::{self, Chain};
+use lsync_protocol::path::RelPath;
+use rustix::io::Errno;
+
+use crate::meta::{self, Stat};
+use crate::read;
+use crate::root::Root;
+
+/// How much is read at a time, unless a block is larger.
+pub(crate) const STEP: usize = 1 << 20;
+
+/// The most blocks whose chaining values are kept of one base.
+const KEPT_BLOCKS: u64 = 2 * BLOCKS;
+/// The most bytes of chaining values kept of all bases; a base that gets no room is simply read
+/// back in the end.
+const KEPT_BYTES: usize = 64 << 20;
+
+/// Kernel file systems that keep times by this host's clock, and whose attributes are not a cached
+/// copy of another host's: tmpfs, ext, xfs, btrfs, f2fs, bcachefs, zfs, overlay.
+const LOCAL: [u64; 8] = [
+    0x0102_1994,
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0xca45_1a4e,
+    0x2fc1_2fc1,
+    0x794c_7630,
+];
+
+/// An open base.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(super) fd: OwnedFd,
+    /// Where it stood.
+    pub(crate) path: RelPath,
+    /// As it was before the first byte was read.
+    stat: Stat,
+    /// Nobody can change the content any more and leave `stat` as it is.
+    telling: bool,
+    kept: Mutex<Kept>,
+    /// Bytes kept of all bases.
+    all: Arc<AtomicUsize>,
+}
+
+/// What is known of the blocks.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Bytes of a block, once something is kept.
+    block: Option<u32>,
+    /// There was no room.
+    declined: bool,
+    chains: Vec<Option<Chain>>,
+    bytes: usize,
+}
+
+impl Base {
+    /// Opens what stands at a path, if it is a file that may be read.
+    pub(crate) fn open(root: &Root, path: &RelPath, all: &Arc<AtomicUsize>) -> Option<Base> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (fd, stat) = read::open(root, path).ok()?;
+        // A change in the tick in which we looked would leave the time as it is. The coarsest ticks
+        // are 2 seconds long.
+        let rested = (stat.ctime.sec.saturating_add(2), stat.ctime.nsec)
+            <= (now.as_secs() as i64, now.subsec_nanos());
+        let local = rustix::fs::fstatfs(&fd)
+            .is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)));
+        Some(Base {
+            fd,
+            path: path.clone(),
+            stat,
+            telling: rested && local,
+            kept: Mutex::default(),
+            all: all.clone(),
+        })
+    }
+
+    /// As one that nobody changed for long.
+    #[cfg(test)]
+    pub(super) fn rested(mut self) -> Base {
+        self.telling = true;
+        self
+    }
+
+    /// Its size when it was opened.
+    pub(crate) fn size(&self) -> u64 {
+        self.stat.size
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Chaining values of blocks of this size will be learnt.
+    pub(crate) fn keep(&self, block: u32) {
+        let mut kept = self.lock();
+        if kept.block.is_some() || kept.declined {
+            return;
+        }
+        let count = self.size().div_ceil(u64::from(block));
+        // One more for each block: where the stage notes what it copied.
+        let bytes =
+            (count.min(KEPT_BLOCKS) as usize).saturating_mul(size_of::<Option<Chain>>() + 1);
+        if !self.telling || count > KEPT_BLOCKS {
+            kept.declined = true;
+        } else if self.all.fetch_add(bytes, Ordering::Relaxed) + bytes > KEPT_BYTES {
+            self.all.fetch_sub(bytes, Ordering::Relaxed);
+            kept.declined = true;
+        } else {
+            kept.chains = vec![None; count as usize];
+            kept.bytes = bytes;
+            kept.block = Some(block);
+        }
+    }
+
+    /// Notes the chaining value of a range, if it is one of the blocks.
+    pub(crate) fn learn(&self, range: &Range<u64>, chain: Chain) {
+        let mut kept = self.lock();
+        let Some(block) = kept.block else { return };
+        let number = range.start / u64::from(block);
+        let whole = *range == block_at(number, block, self.size());
+        if let Some(slot) = kept.chains.get_mut(number as usize).filter(|_| whole) {
+            *slot = Some(chain);
+        }
+    }
+
+    /// Bytes of the blocks that are known, and how many there are.
+    pub(super) fn blocks(&self) -> Option<(u32, usize)> {
+        let kept = self.lock();
+        kept.block.map(|block| (block, kept.chains.len()))
+    }
+
+    /// The chaining values of its blocks, as far as known: `None` when it may have changed since
+    /// the first byte was read.
+    pub(super) fn proven(&self) -> Option<(u32, Vec<Option<Chain>>)> {
+        let now = meta::stat_fd(&self.fd).ok()?;
+        let same = now.identity() == self.stat.identity()
+            && now.size == self.stat.size
+            && now.mtime == self.stat.mtime
+            && now.ctime == self.stat.ctime;
+        let mut kept = self.lock();
+        let block = kept.block.filter(|_| same && self.telling)?;
+        Some((block, std::mem::take(&mut kept.chains)))
+    }
+
+    /// Reads all of a range.
+    ///
+    /// # Errors
+    /// The operating system's; EIO where it ends before.
+    pub(crate) fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Errno> {
+        fill(&self.fd, at, into)
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.lock().bytes, Ordering::Relaxed);
+    }
+}
+
+/// Where a block of a content lies.
+pub(super) fn block_at(number: u64, block: u32, size: u64) -> Range<u64> {
+    let start = number.saturating_mul(u64::from(block));
+    start..start.saturating_add(u64::from(block)).min(size)
+}
+
+/// Reads all of a range.
+pub(super) fn fill(fd: &OwnedFd, at: u64, into: &mut [u8]) -> Result<(), Errno> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match rustix::io::pread(fd, &mut into[filled..], at + filled as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => filled += n,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The chaining values of the blocks of a range, which begins at one; read in steps, so that a
+/// large block takes no more memory than a small one.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) fn chains_of<E>(
+    block: u32,
+    range: Range<u64>,
+    buffer: &mut Vec<u8>,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    mut found: impl FnMut(Range<u64>, Chain),
+) -> Result<(), E> {
+    let block = u64::from(block);
+    let mut at = range.start;
+    while at < range.end {
+        let most = (range.end - at).min((STEP as u64).max(block));
+        if block <= STEP as u64 {
+            buffer.resize(most as usize, 0);
+            read(at, buffer)?;
+            for bytes in buffer.chunks(block as usize) {
+                let end = at + bytes.len() as u64;
+                found(at..end, tree::chain(at, bytes));
+                at = end;
+            }
+        } else {
+            let (start, end) = (at, at + most);
+            let mut hasher = Hasher::new();
+            hasher.set_input_offset(start);
+            while at < end {
+                let step = (end - at).min(STEP as u64);
+                buffer.resize(step as usize, 0);
+                read(at, buffer)?;
+                hasher.update(buffer);
+                at += step;
+            }
+            found(start..end, hasher.finalize_non_root());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn blocks_of_any_size_have_their_chaining_values() {
+        let content: Vec<u8> = (0..(5 << 20) + 777).map(|i: usize| (i * 31 % 251) as u8).collect();
+        for block in [16 << 10, 1 << 20, 2 << 20, 4 << 20] {
+            let mut chains = Vec::new();
+            let read = |at: u64, into: &mut [u8]| {
+                into.copy_from_slice(&content[at as usize..][..into.len()]);
+                Ok::<_, ()>(())
+            };
+            let mut next = 0;
+            chains_of(block, 0..content.len() as u64, &mut Vec::new(), read, |range, chain| {
+                assert_eq!(range.start, next);
+                next = range.end;
+                chains.push(chain);
+            })
+            .unwrap();
+            assert_eq!(
+                tree::root(block, content.len() as u64, &chains),
+                Some(blake3::hash(&content)),
+                "{block}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_all_bases_is_bounded_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("f")).unwrap();
+        file.set_len(KEPT_BLOCKS << 14).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let path = RelPath::new(&b"f"[..]).unwrap();
+        let all = Arc::default();
+        let open = || Base::open(&root, &path, &all).unwrap().rested();
+        let bases: Vec<Base> = (0..20)
+            .map(|_| {
+                let base = open();
+                base.keep(1 << 14);
+                base
+            })
+            .collect();
+        let kept = bases.iter().filter(|base| base.blocks().is_some()).count();
+        assert!((5..20).contains(&kept), "{kept}");
+        assert!(all.load(Ordering::Relaxed) <= KEPT_BYTES);
+        drop(bases);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+        file.set_len((KEPT_BLOCKS << 14) + 1).unwrap();
+        let base = open();
+        base.keep(1 << 14);
+        assert_eq!(base.blocks(), None, "too many blocks");
+    }
+}

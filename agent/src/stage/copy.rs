@@ -1,0 +1,412 @@
+//! Ranges of a base copied into a stage, and what of them need not be read again.
+//!
+//! By copy_file_range: where the file system can share blocks the kernel does that by itself,
+//! wherever the range is aligned for it; a FICLONERANGE of our own would add nothing. Where it
+//! cannot be, by reading and writing.
+
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lsync_protocol::delta::tree;
+use lsync_protocol::message::{Hash, Trouble};
+use lsync_protocol::path::RelPath;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::base::{Base, block_at, chains_of, fill};
+use super::large::{Content, Here, Stage, ZEROS};
+use super::write_at;
+use crate::fault::Call;
+use crate::meta;
+use crate::trouble::{said, trouble};
+
+/// How much is copied before we ask again whether the link is still there.
+const STRIDE: u64 = 4 << 20;
+
+/// How a stage copies, and what it copied.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    /// The kernel does not copy between these files.
+    by_hand: bool,
+    /// The file system does not tell holes.
+    dense: bool,
+    /// Known to be data in the base.
+    data: Range<u64>,
+    /// Bytes of a block.
+    block: u32,
+    /// Blocks that are the base's: copied whole, to where they were, and untouched since.
+    same: Vec<bool>,
+}
+
+impl Copies {
+    /// Something else is written there.
+    pub(super) fn touch(&mut self, at: u64, len: u64) {
+        if self.same.is_empty() || len == 0 {
+            return;
+        }
+        let block = u64::from(self.block);
+        let (first, last) = (at / block, (at + len - 1) / block);
+        let most = self.same.len() as u64 - 1;
+        if first <= most {
+            self.same[first as usize..=last.min(most) as usize].fill(false);
+        }
+    }
+
+    /// This range is now as in the base.
+    fn note(&mut self, base: &Base, range: Range<u64>) {
+        if self.same.is_empty() {
+            let Some((block, count)) = base.blocks() else { return };
+            self.block = block;
+            self.same = vec![false; count];
+        }
+        if self.block == 0 {
+            return;
+        }
+        let mut number = range.start.div_ceil(u64::from(self.block));
+        while let Some(same) = self.same.get_mut(number as usize) {
+            if block_at(number, self.block, base.size()).end > range.end {
+                break;
+            }
+            *same = true;
+            number += 1;
+        }
+    }
+}
+
+impl Stage {
+    /// Copies ranges of the base. An error is said once; what comes after it is dropped.
+    pub(crate) fn copy(
+        &self,
+        copies: &[(u64, u64, u64)],
+        stop: &AtomicBool,
+        fault: impl Fn(Call, &RelPath) -> Result<(), Errno>,
+    ) -> Result<(), Trouble> {
+        let base = self.base(stop);
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let Content::Here(here) = &mut *content else { return Ok(()) };
+        let done = match base {
+            None => Err(said("there is no base to copy from")),
+            Some(base) => copies.iter().try_for_each(|&(to, from, len)| {
+                fault(Call::Write, &here.hint).map_err(trouble)?;
+                fault(Call::Read, &base.path).map_err(trouble)?;
+                here.copy(&base, to, from, len, stop)
+            }),
+        };
+        if let Err(error) = &done {
+            *content = Content::Failed(error.clone());
+        }
+        done
+    }
+}
+
+impl Here {
+    fn copy(
+        &mut self,
+        base: &Base,
+        to: u64,
+        from: u64,
+        len: u64,
+        stop: &AtomicBool,
+    ) -> Result<(), Trouble> {
+        self.hashed = None;
+        self.copies.touch(to, len);
+        let end = from + len;
+        let mut at = from;
+        while at < end {
+            if stop.load(Ordering::Relaxed) {
+                return Err(said("the link ended"));
+            }
+            let target = to + (at - from);
+            let hole = self.hole_in(base, at, end)?;
+            if hole > at {
+                self.punch(target, hole - at)?;
+                at = hole;
+            } else {
+                let most = self.copies.data.end.min(end).min(at + STRIDE) - at;
+                let copied = self.transfer(base, at, target, most)?;
+                self.end = self.end.max(target + copied);
+                at += copied;
+            }
+        }
+        if to == from {
+            self.copies.note(base, from..end);
+        }
+        Ok(())
+    }
+
+    /// Where a hole of the base ends that begins here; `at` where there is data, whose end is then
+    /// known.
+    fn hole_in(&mut self, base: &Base, at: u64, end: u64) -> Result<u64, Trouble> {
+        if self.copies.data.contains(&at) {
+            return Ok(at);
+        }
+        if !self.copies.dense {
+            let data = match rustix::fs::seek(&base.fd, SeekFrom::Data(at)) {
+                Ok(data) => data,
+                // Nothing but a hole up to the end; which may be before.
+                Err(Errno::NXIO) if meta::stat_fd(&base.fd).map_err(trouble)?.size >= end => end,
+                Err(Errno::NXIO) => return Err(shorter()),
+                Err(_) => {
+                    self.copies.dense = true;
+                    at
+                }
+            };
+            if data > at {
+                return Ok(data.min(end));
+            }
+        }
+        let until = match rustix::fs::seek(&base.fd, SeekFrom::Hole(at)) {
+            Ok(hole) if hole > at && !self.copies.dense => hole,
+            _ => end,
+        };
+        self.copies.data = at..until;
+        Ok(at)
+    }
+
+    /// Has a hole where the base has one. Behind everything that was written there is one already.
+    fn punch(&self, at: u64, len: u64) -> Result<(), Trouble> {
+        let mut at = at;
+        let end = (at + len).min(self.end);
+        if at >= end {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(&self.file, flags, at, end - at).is_ok() {
+            return Ok(());
+        }
+        while at < end {
+            let step = (end - at).min(ZEROS.len() as u64);
+            write_at(&self.file, &ZEROS[..step as usize], at).map_err(trouble)?;
+            at += step;
+        }
+        Ok(())
+    }
+
+    /// Copies some of a range: how much.
+    fn transfer(&mut self, base: &Base, from: u64, to: u64, len: u64) -> Result<u64, Trouble> {
+        while !self.copies.by_hand {
+            let (mut read, mut written) = (from, to);
+            match rustix::fs::copy_file_range(
+                &base.fd,
+                Some(&mut read),
+                &self.file,
+                Some(&mut written),
+                len as usize,
+            ) {
+                // The end, or a file system that says so of everything: reading tells.
+                Ok(0) => break,
+                Ok(copied) => return Ok(copied as u64),
+                Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                    self.copies.by_hand = true;
+                }
+                Err(error) => return Err(trouble(error)),
+            }
+        }
+        let mut buffer = vec![0; len.min(256 * 1024) as usize];
+        loop {
+            match rustix::io::pread(&base.fd, &mut buffer[..], from) {
+                Ok(0) => return Err(shorter()),
+                Ok(n) => {
+                    write_at(&self.file, &buffer[..n], to).map_err(trouble)?;
+                    return Ok(n as u64);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(trouble(error)),
+            }
+        }
+    }
+
+    /// The hash of the whole from the chaining values of its blocks, of which only those are read
+    /// that are not the base's. `None` where there is nothing to save.
+    ///
+    /// A store through a shared mapping that was written to before the base was opened may change it
+    /// without a new time; like every look at times here, this does not see it.
+    pub(super) fn compose(
+        &self,
+        size: u64,
+        stop: &AtomicBool,
+        fault: &impl Fn(Call) -> Result<(), Errno>,
+    ) -> Result<Option<Hash>, Trouble> {
+        let Some(base) = &self.base else { return Ok(None) };
+        if !self.copies.same.iter().any(|&same| same) {
+            return Ok(None);
+        }
+        let Some((block, mut chains)) = base.proven() else { return Ok(None) };
+        let count = size.div_ceil(u64::from(block));
+        if count > 2 * chains.len() as u64 + 1024 {
+            return Ok(None);
+        }
+        let place = |number: usize| block_at(number as u64, block, size);
+        chains.resize(count as usize, None);
+        for (number, chain) in chains.iter_mut().enumerate() {
+            let same = self.copies.same.get(number).is_some_and(|&same| same);
+            // The last block of one of the two may be shorter than the other's.
+            if !same || place(number) != block_at(number as u64, block, base.size()) {
+                *chain = None;
+            }
+        }
+        let read = |at: u64, into: &mut [u8]| {
+            if stop.load(Ordering::Relaxed) {
+                return Err(said("the link ended"));
+            }
+            fault(Call::Check).and_then(|()| fill(&self.file, at, into)).map_err(trouble)
+        };
+        let mut buffer = Vec::new();
+        let mut number = 0;
+        while number < chains.len() {
+            let run = chains[number..].iter().take_while(|chain| chain.is_none()).count();
+            if run > 0 {
+                let range = place(number).start..place(number + run - 1).end;
+                let mut found = chains[number..].iter_mut();
+                chains_of(block, range, &mut buffer, read, |_, chain| {
+                    if let Some(slot) = found.next() {
+                        *slot = Some(chain);
+                    }
+                })?;
+            }
+            number += run.max(1);
+        }
+        let chains: Option<Vec<_>> = chains.into_iter().collect();
+        let root = chains.and_then(|chains| tree::root(block, size, &chains));
+        Ok(root.map(|root| *root.as_bytes()))
+    }
+}
+
+fn shorter() -> Trouble {
+    said("the base is shorter than it was")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::root::Root;
+    use crate::stage::Names;
+    use proptest::prelude::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    const BLOCK: u32 = 16 << 10;
+
+    /// What happens to a stage.
+    #[derive(Debug, Clone)]
+    enum Deed {
+        /// Blocks stay where they are.
+        Keep {
+            first: u64,
+            count: u64,
+        },
+        Copy {
+            to: u64,
+            from: u64,
+            len: u64,
+        },
+        Data {
+            at: u64,
+            len: u64,
+        },
+    }
+
+    fn deed(size: u64) -> impl Strategy<Value = Deed> {
+        let blocks = size.div_ceil(u64::from(BLOCK));
+        prop_oneof![
+            3 => (0..blocks, 1..6u64).prop_map(|(first, count)| Deed::Keep { first, count }),
+            1 => (0..size + 9000, 0..size, 1..90_000u64)
+                .prop_map(|(to, from, len)| Deed::Copy { to, from, len }),
+            1 => (0..size + 9000, 1..40_000u64).prop_map(|(at, len)| Deed::Data { at, len }),
+        ]
+    }
+
+    fn put(model: &mut Vec<u8>, at: u64, bytes: &[u8]) {
+        let end = at as usize + bytes.len();
+        model.resize(model.len().max(end), 0);
+        model[at as usize..end].copy_from_slice(bytes);
+    }
+
+    /// Plays deeds; says whether anything was spared.
+    fn play(deeds: &[Deed], size: u64, holes: &[u64], end: u64, plain: bool) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("f")).unwrap();
+        file.set_len(size).unwrap();
+        let mut old = vec![0; size as usize];
+        blake3::Hasher::new().update(b"old").finalize_xof().fill(&mut old);
+        for (number, bytes) in old.chunks_mut(8192).enumerate() {
+            if holes.contains(&(number as u64)) {
+                bytes.fill(0);
+            } else {
+                file.write_at(bytes, number as u64 * 8192).unwrap();
+            }
+        }
+        let root = Root::open(dir.path()).unwrap();
+        let path = RelPath::new(&b"f"[..]).unwrap();
+        let base = Arc::new(Base::open(&root, &path, &Arc::default()).unwrap().rested());
+        base.keep(BLOCK);
+        let read = |at, into: &mut [u8]| base.read(at, into);
+        chains_of(BLOCK, 0..size, &mut Vec::new(), read, |at, chain| base.learn(&at, chain))
+            .unwrap();
+        let stage = Stage::new(1, &Arc::default());
+        let here = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        stage.open(&Names::new(7), Ok(Arc::new(here)), &RelPath::root()).unwrap();
+        stage.set_base(Some(base));
+        if let Content::Here(here) = &mut *stage.content.lock().unwrap() {
+            (here.copies.by_hand, here.copies.dense) = (plain, plain);
+        }
+        let (never, well) = (AtomicBool::new(false), |_: Call, _: &RelPath| Ok(()));
+        let mut model = Vec::new();
+        for (number, deed) in deeds.iter().enumerate() {
+            let (to, from, len) = match *deed {
+                Deed::Data { at, len } => {
+                    let bytes = vec![number as u8; len as usize];
+                    stage.write(at, &bytes, &never, well).unwrap();
+                    put(&mut model, at, &bytes);
+                    continue;
+                }
+                Deed::Copy { to, from, len } => (to, from, len.min(size - from)),
+                Deed::Keep { first, count } => {
+                    let from = first * u64::from(BLOCK);
+                    (from, from, (count * u64::from(BLOCK)).min(size - from))
+                }
+            };
+            stage.copy(&[(to, from, len)], &never, well).unwrap();
+            put(&mut model, to, &old[from as usize..][..len as usize]);
+        }
+        model.resize(end as usize, 0);
+        let mut here = stage.take(&never).unwrap();
+        let hash = *blake3::hash(&model).as_bytes();
+        here.check(end, &hash, &never, |_| Ok(())).unwrap();
+        let mut found = vec![0; end as usize];
+        fill(&here.file, 0, &mut found).unwrap();
+        assert!(found == model);
+        assert_eq!(rustix::fs::fstat(&here.file).unwrap().st_size as u64, end);
+        here.copies.same.iter().any(|&same| same)
+    }
+
+    #[test]
+    fn blocks_that_stay_are_spared_by_any_way_of_copying() {
+        let size = 10 * u64::from(BLOCK) + 5;
+        let deeds = [Deed::Keep { first: 0, count: 20 }, Deed::Data { at: 9, len: 50_000 }];
+        for plain in [false, true] {
+            assert!(play(&deeds, size, &[], size, plain));
+            assert!(play(&deeds, size, &[3, 4, 15, 20], size + 7, plain));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+        #[test]
+        fn a_stage_is_what_was_done_to_it(
+            (size, deeds, holes, end) in (1..200_000u64).prop_flat_map(|size| (
+                Just(size),
+                proptest::collection::vec(deed(size), 1..12),
+                proptest::collection::vec(0..25u64, 0..12),
+                0..2 * size,
+            )),
+            plain in any::<bool>(),
+        ) {
+            play(&deeds, size, &holes, end, plain);
+        }
+    }
+}
