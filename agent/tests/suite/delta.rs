@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,7 @@ use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
 use super::peer::{Peer, World, meta, path, until};
+use super::process::{AGENT, greet_process, start};
 
 /// Bytes of a block that is compared where it stands.
 const BLOCK: usize = 16 << 10;
@@ -546,5 +548,42 @@ fn a_large_base_keeps_no_other_waiting_and_ends_with_its_stage() {
     based(&mut peer, 1, "large");
     ask(&mut peer, 1, SumHow::Same, 1 << 30, &[(0, size)]);
     assert!(peer.cut().is_ok());
+    assert!(world.stages().is_empty());
+}
+
+#[test]
+fn a_confined_process_reads_a_base_and_its_memory_stays_flat() {
+    let world = World::new();
+    let size: u64 = 2 << 30;
+    File::create(world.at("large")).unwrap().set_len(size).unwrap();
+    let mut child = start(&world, Command::new(AGENT));
+    let mut peer = greet_process(&mut child, &world.hello()).unwrap();
+    for stage in 1..=3 {
+        assert_eq!(based(&mut peer, stage, "large"), Some(size));
+        let (block, count) = (1 << 20, size >> 20);
+        ask(&mut peer, stage, SumHow::Same, block, &[(0, size)]);
+        assert_eq!(sums(&mut peer, stage, 16 * count as usize).len(), 16 * count as usize);
+        let chain = tree::chain(0, &vec![0; block]);
+        ask(&mut peer, stage, SumHow::Search, block, &[(7, block as u64 * 3)]);
+        assert_eq!(sums(&mut peer, stage, 36).len(), 36);
+        ask(&mut peer, stage, SumHow::Same, block, &[(0, block as u64)]);
+        assert_eq!(sums(&mut peer, stage, 16), tree::short(&chain));
+    }
+    for at in (0..size).step_by(MAX_COPY as usize) {
+        copy(&mut peer, 1, &[(at, at, MAX_COPY)]);
+        let cost = Message::Copy { stage: 1, copies: vec![(at, at, MAX_COPY)] }.bulk_cost(0);
+        let want = peer.bulk + u64::from(cost);
+        while peer.bulk < want {
+            let Message::Credit { bulk } = peer.receive() else { panic!() };
+            peer.bulk += u64::from(bulk);
+        }
+    }
+    peer.send(&Message::Abort { stage: 1 }, b"");
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 64 << 10, "{peak} KiB");
+    drop(peer);
+    assert!(child.wait().unwrap().success());
     assert!(world.stages().is_empty());
 }
