@@ -621,7 +621,7 @@ pub const MAX_RANGES: usize = 32 * 1024;
 /// The most blocks whose sums are asked by one message.
 pub const MAX_BLOCKS: u64 = 1 << 17;
 /// The smallest block that is compared where it stands, in bytes.
-pub const MIN_SAME: u32 = 16 << 10;
+pub const MIN_SAME: u32 = crate::delta::BLOCK_MIN;
 /// The smallest block that is searched for, in bytes.
 pub const MIN_SEARCH: u32 = 1 << 10;
 /// The largest block that is searched for, in bytes: one has to fit into memory.
