@@ -26,7 +26,8 @@ mod live;
 mod page;
 #[path = "peers/plot.rs"]
 mod plot;
-#[path = "peers/relay.rs"]
+#[path = "../tests/suite/relay.rs"]
+#[allow(unreachable_pub, reason = "written for the tests, where it is seen by others")]
 mod relay;
 #[path = "peers/tree.rs"]
 mod tree;

@@ -95,6 +95,8 @@ pub struct Link {
     pub ended: Ended,
     /// Who is there, for error texts: `host`, `user@host`, or `this host`.
     pub peer: String,
+    /// Both ends are in one process: bytes cost nothing.
+    pub near: bool,
 }
 
 /// A host on which commands can be run: an ssh connection, or a program that makes one.

@@ -33,6 +33,8 @@ pub enum Planned {
         size: u64,
         /// As far as is known, nothing stood there before: only for people.
         new: bool,
+        /// An older version of it may stand there.
+        base: bool,
     },
     /// Have a symbolic link here.
     Symlink {
@@ -270,7 +272,12 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                     plan.ops.push(Planned::Meta { path: path.clone(), kind: entry.kind, meta });
                 } else {
                     touch(path);
-                    plan.ops.extend(create(path, entry, held, marks.has(Marks::NAME)));
+                    let mut op = create(path, entry, held, marks.has(Marks::NAME));
+                    // Programs replace a file by renaming a new one over it.
+                    if let Some(Planned::Content { base, .. }) = &mut op {
+                        *base = true;
+                    }
+                    plan.ops.extend(op);
                 }
             }
         }
@@ -330,7 +337,10 @@ pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<P
     let meta = held.meta(entry.kind, entry.meta);
     match entry.kind {
         Kind::Dir => Some(make_dir(path, entry, held)),
-        Kind::File => Some(Planned::Content { path: path.clone(), meta, size: entry.size, new }),
+        Kind::File => {
+            let (path, size) = (path.clone(), entry.size);
+            Some(Planned::Content { path, meta, size, new, base: !new })
+        }
         Kind::Symlink => Some(Planned::Symlink {
             path: path.clone(),
             new,

@@ -13,6 +13,8 @@ mod house;
 mod model;
 #[path = "suite/push.rs"]
 mod push;
+#[path = "suite/relay.rs"]
+mod relay;
 #[path = "suite/ssh.rs"]
 mod ssh;
 #[path = "suite/tree.rs"]

@@ -15,8 +15,11 @@ use rustix::io::Errno;
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
+mod blocks;
+mod holes;
 mod large;
 
+pub use blocks::BlockReader;
 pub use large::{FileReader, Finish};
 
 /// How often a file that changes while it is read is read again at most.
@@ -103,6 +106,11 @@ pub(crate) fn open(root: &Root, path: &RelPath) -> Result<(OwnedFd, Stat), ReadE
     };
     let stat = meta::stat_fd(&fd)?;
     if stat.kind == Kind::File { Ok((fd, stat)) } else { Err(ReadError::NotFile(stat.kind)) }
+}
+
+/// Asks the kernel to read ahead; that it declines changes nothing.
+fn sequential(fd: &OwnedFd) {
+    let _ = rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::Sequential);
 }
 
 /// What a pass came to.

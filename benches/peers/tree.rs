@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Numbers that look random and are the same in every run (SplitMix64).
 pub(crate) struct Random(pub(crate) u64);
@@ -53,6 +54,26 @@ pub(crate) fn large_file(root: &Path, bytes: u64) {
         file.write_all(&random.bytes(piece as usize)).unwrap();
         left -= piece;
     }
+}
+
+/// Makes that file an older version of itself, kept aside, by what `change` does to it now.
+pub(crate) fn changed(root: &Path, bytes: u64, change: impl FnOnce(&mut fs::File)) {
+    large_file(root, bytes);
+    let old = root.with_file_name("old");
+    empty(&old);
+    fs::copy(root.join("large"), old.join("large")).unwrap();
+    let open = fs::OpenOptions::new().read(true).write(true).open(root.join("large"));
+    change(&mut open.unwrap());
+}
+
+/// Has the older version on the target.
+pub(crate) fn restore(source: &Path, target: &Path) {
+    empty(target);
+    let old = source.with_file_name("old").join("large");
+    fs::copy(old, target.join("large")).unwrap();
+    // What was written a moment ago may change once more without a trace in its times, and is
+    // treated with more care; such is not what is measured.
+    std::thread::sleep(Duration::from_millis(2100));
 }
 
 /// What a way of copying brings over; only that is compared.

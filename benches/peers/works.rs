@@ -1,13 +1,16 @@
 //! The works that are measured, one struct each. A new row is a new struct here.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use crate::arena::Medium;
+use crate::arena::{Arena, Medium};
 use crate::copy::{
     CAT, CAT_AES, CP, PUSH, PUSH_LOCAL, RSYNC, RSYNC_DELETE, RSYNC_WHOLE, RSYNC_WHOLE_AES, TAR,
     Trees, Work,
 };
-use crate::tree::{aside, empty, large_file, small_files};
+use crate::tree::{Random, aside, changed, empty, large_file, restore, small_files};
 
 pub(crate) const WORKS: &[Work] = &[
     Work {
@@ -69,7 +72,71 @@ pub(crate) const WORKS: &[Work] = &[
         before: |trees| empty(&trees.target),
         ways: &[PUSH, RSYNC_WHOLE, CAT, RSYNC_WHOLE_AES, CAT_AES],
     },
+    Work {
+        key: "edits",
+        title: |arena| format!("{EDITS} edits of 4 KiB in {}, tmpfs", mib(arena)),
+        about: CHANGED,
+        on: Medium::Tmpfs,
+        source: |arena, trees| {
+            let size = arena.amounts.large_bytes;
+            changed(&trees.source, size, |file| edits(file, size));
+        },
+        before: |trees| restore(&trees.source, &trees.target),
+        ways: &[PUSH, RSYNC],
+    },
+    Work {
+        key: "insert",
+        title: |arena| format!("{FEW} bytes before {}, tmpfs", mib(arena)),
+        about: "The same, with bytes put in at the front: nothing stands where it stood.",
+        on: Medium::Tmpfs,
+        source: |arena, trees| changed(&trees.source, arena.amounts.large_bytes, insert),
+        before: |trees| restore(&trees.source, &trees.target),
+        ways: &[PUSH, RSYNC],
+    },
+    Work {
+        key: "append",
+        title: |arena| format!("{FEW} bytes behind {}, tmpfs", mib(arena)),
+        about: "The same, with bytes appended.",
+        on: Medium::Tmpfs,
+        source: |arena, trees| changed(&trees.source, arena.amounts.large_bytes, append),
+        before: |trees| restore(&trees.source, &trees.target),
+        ways: &[PUSH, RSYNC],
+    },
 ];
+
+fn mib(arena: &Arena) -> String {
+    format!("{} MiB", arena.amounts.large_bytes >> 20)
+}
+
+/// A large file changes, and the older version is on the target.
+const CHANGED: &str = "The target has the version before, nothing is remembered of it, and both ends are \
+                       on a tmpfs. rsync looks for differences as well. Ours stages the new version beside \
+                       the old one, as rsync does.";
+
+/// Bytes put in or behind.
+const FEW: usize = 1000;
+/// Places that are written over, and how many bytes at each.
+const EDITS: u64 = 1000;
+const EDIT: usize = 4096;
+
+fn edits(file: &mut File, size: u64) {
+    let mut random = Random(3);
+    for _ in 0..EDITS {
+        let at = random.below(size - EDIT as u64);
+        file.write_all_at(&random.bytes(EDIT), at).unwrap();
+    }
+}
+
+fn insert(file: &mut File) {
+    let mut content = Random(4).bytes(FEW);
+    file.read_to_end(&mut content).unwrap();
+    file.write_all_at(&content, 0).unwrap();
+}
+
+fn append(file: &mut File) {
+    file.seek(SeekFrom::End(0)).unwrap();
+    file.write_all(&Random(5).bytes(FEW)).unwrap();
+}
 
 /// Makes the target equal before the first run.
 fn copy(trees: &Trees) {

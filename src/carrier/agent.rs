@@ -5,6 +5,7 @@
 //! bounded: *small* for operations with their inline content, *bulk* for the content of stages,
 //! so that a small change never waits for a large file.
 
+mod base;
 mod build;
 mod handshake;
 mod incoming;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Digest;
 use lsync_protocol::frame::PIECE;
-use lsync_protocol::message::{Asked, MAX_LISTS, MAX_STAGES, Message, OpId};
+use lsync_protocol::message::{Asked, MAX_LISTS, MAX_STAGES, Message, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -54,6 +55,16 @@ struct Shared {
     naming: Mutex<BTreeSet<OpId>>,
     /// Contents that wait for their names.
     staged: Mutex<BTreeMap<OpId, transfer::Staged>>,
+    /// What the agent says of bases.
+    bases: base::Bases,
+    /// What keys the sums of this link.
+    key: [u8; 32],
+    /// Changes of files are worth their search: bytes on this link cost something.
+    far: bool,
+    /// Operations that name what was put together from a base.
+    deltas: Mutex<BTreeMap<OpId, RelPath>>,
+    /// Files that came out wrong by a delta: the next time they go whole.
+    whole: Mutex<BTreeSet<RelPath>>,
     /// Written frames of content, to be filled again.
     spares: Mutex<Vec<Vec<u8>>>,
     sent: AtomicU64,
@@ -65,6 +76,33 @@ const LISTS_BYTES: usize = 256 * 1024;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The most files that are remembered to go whole.
+const WHOLE_MAX: usize = 1000;
+
+impl Shared {
+    /// Of what was put together from a base: did it come out wrong? The base may have changed under
+    /// the agent's hands, or a short sum lied.
+    fn judge_deltas(&self, done: &[(OpId, u64)], outcomes: &[(OpId, Outcome)]) {
+        let mut deltas = locked(&self.deltas);
+        if deltas.is_empty() {
+            return;
+        }
+        for &(first, count) in done {
+            let range = first..first.saturating_add(count);
+            while let Some((&id, _)) = deltas.range(range.clone()).next() {
+                let Some(path) = deltas.remove(&id) else { break };
+                let failed = outcomes
+                    .iter()
+                    .any(|(of, outcome)| *of == id && matches!(outcome, Outcome::Problem(_)));
+                let mut whole = locked(&self.whole);
+                if failed && whole.len() < WHOLE_MAX {
+                    whole.insert(path);
+                }
+            }
+        }
+    }
 }
 
 /// What the builder is told, in order. Not bounded by itself: the mirror has a bounded number of
@@ -94,7 +132,7 @@ impl AgentCarrier {
     /// Starts a carrier on a link whose agent has welcomed us. What it says arrives at `events`.
     #[must_use]
     pub fn start(greeted: Greeted, source: Arc<Source>, events: mpsc::Sender<Carried>) -> Self {
-        let Greeted { link, welcome } = greeted;
+        let Greeted { link, welcome, key } = greeted;
         // Whatever it grants, no more than we care to have on the way.
         let small_all = welcome.small.clamp(1, 16 << 20);
         let shared = Arc::new(Shared {
@@ -110,6 +148,11 @@ impl AgentCarrier {
             stages: Semaphore::new(MAX_STAGES / 2),
             naming: Mutex::default(),
             staged: Mutex::default(),
+            bases: base::Bases::default(),
+            key,
+            far: !link.near,
+            deltas: Mutex::default(),
+            whole: Mutex::default(),
             spares: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),

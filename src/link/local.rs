@@ -41,6 +41,7 @@ pub fn connect(
         writer: Box::new(writer),
         ended: Box::pin(async move { ended.await.unwrap_or_default() }),
         peer: "this host".into(),
+        near: true,
     })
 }
 

@@ -115,6 +115,7 @@ pub fn spawn(
         writer: Box::new(Input(Some(writer))),
         ended: Box::pin(ended),
         peer: peer.to_owned(),
+        near: false,
     })
 }
 

@@ -10,10 +10,9 @@ use lsync_protocol::entry::Entry;
 use lsync_protocol::frame::PIECE;
 use lsync_protocol::message::Hash;
 use lsync_protocol::path::RelPath;
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 
-use super::{PASSES, Pass, ReadError, compare, open, read_at};
+use super::holes::Holes;
+use super::{PASSES, Pass, ReadError, compare, open, read_at, sequential};
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
@@ -45,10 +44,7 @@ pub struct FileReader {
     offset: u64,
     /// What of each piece was yielded last; indexed by offset / `PIECE`.
     sums: Vec<Sum>,
-    /// Up to here there is no data, as far as known.
-    data_from: u64,
-    /// The file system does not tell holes.
-    dense: bool,
+    holes: Holes,
     /// It ended before its size.
     short: bool,
     pass: u32,
@@ -62,8 +58,7 @@ impl FileReader {
     /// [`ReadError`], never `TooLarge`.
     pub fn open(root: &Root, path: &RelPath) -> Result<FileReader, ReadError> {
         let (fd, before) = open(root, path)?;
-        // The kernel's own reading ahead; that it declines changes nothing.
-        let _ = rustix::fs::fadvise(&fd, 0, None, rustix::fs::Advice::Sequential);
+        sequential(&fd);
         Ok(FileReader {
             fd,
             entry: before.entry(None),
@@ -71,8 +66,7 @@ impl FileReader {
             hasher: Hasher::new(),
             offset: 0,
             sums: Vec::new(),
-            data_from: 0,
-            dense: false,
+            holes: Holes::default(),
             short: false,
             pass: 1,
             buffer: Vec::new(),
@@ -102,7 +96,7 @@ impl FileReader {
             let at = self.offset;
             let size = (self.entry.size - at).min(PIECE as u64) as usize;
             let index = (at / PIECE as u64) as usize;
-            let hole = self.is_hole(at, size)?;
+            let hole = self.holes.is_hole(&self.fd, at, size)?;
             if hole {
                 self.buffer.clear();
                 self.buffer.resize(size, 0);
@@ -130,29 +124,6 @@ impl FileReader {
             }
         }
         Ok(None)
-    }
-
-    /// Is there nothing but a hole in this range?
-    fn is_hole(&mut self, at: u64, size: usize) -> Result<bool, Errno> {
-        if self.dense {
-            return Ok(false);
-        }
-        if self.data_from <= at {
-            self.data_from = match rustix::fs::seek(&self.fd, SeekFrom::Data(at)) {
-                Ok(from) => from,
-                // Nothing but a hole up to the end, or the end is before: then the read tells.
-                Err(Errno::NXIO) => match meta::stat_fd(&self.fd)?.size {
-                    end if end < at + size as u64 => return Ok(false),
-                    end => end,
-                },
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                    self.dense = true;
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(self.data_from >= at + size as u64)
     }
 
     /// BLAKE3 of everything this pass read, holes as zeros: of the whole content at its end.
@@ -186,7 +157,7 @@ impl FileReader {
         self.entry = self.before.entry(None);
         self.hasher = Hasher::new();
         self.offset = 0;
-        self.data_from = 0;
+        self.holes = Holes::default();
         self.short = false;
         self.pass += 1;
         Ok(())

@@ -34,6 +34,8 @@ pub(super) struct Large {
     pub(super) meta: Meta,
     /// What stands in its place and has to go, if its kind differs.
     pub(super) replaces: Option<lsync_protocol::entry::Kind>,
+    /// An older version may stand at the path.
+    pub(super) base: bool,
 }
 
 /// What became of a slice.
@@ -183,6 +185,9 @@ fn commit(
     let now = root.and_then(|root| root.statx(&path).ok());
     match staged {
         Some(staged) if staged.may_be(&path, now.as_ref()) => {
+            if staged.from_base {
+                locked(&shared.deltas).insert(id, path.clone());
+            }
             run.push(id, staged.op(path), &[], built);
         }
         staged => {
@@ -212,7 +217,7 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &m
     match planned {
         Planned::Replace { old, new } => match *new {
             Planned::Content { path, meta, size, .. } => {
-                content(id, path, meta, size, Some(old), root, run, built);
+                content(id, path, meta, size, Some(old), false, root, run, built);
             }
             new => {
                 if let Some(new) = plain_op(new) {
@@ -221,8 +226,8 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &m
                 }
             }
         },
-        Planned::Content { path, meta, size, .. } => {
-            content(id, path, meta, size, None, root, run, built);
+        Planned::Content { path, meta, size, base, .. } => {
+            content(id, path, meta, size, None, base, root, run, built);
         }
         other => {
             if let Some(op) = plain_op(other) {
@@ -265,12 +270,13 @@ fn content(
     meta: Meta,
     size: u64,
     replaces: Option<lsync_protocol::entry::Kind>,
+    base: bool,
     root: Option<&Root>,
     run: &mut Run,
     built: &mut Built,
 ) {
     if size > INLINE_MAX {
-        return built.large.push(Large { id, path, meta, replaces });
+        return built.large.push(Large { id, path, meta, replaces, base });
     }
     let read = match root {
         Some(root) => read::read_small(root, &path, INLINE_MAX),
@@ -290,7 +296,9 @@ fn content(
                 built.said.push(Carried::Unsettled { id });
             }
         }
-        Err(ReadError::TooLarge(_)) => built.large.push(Large { id, path, meta, replaces }),
+        Err(ReadError::TooLarge(_)) => {
+            built.large.push(Large { id, path, meta, replaces, base });
+        }
         Err(ReadError::Missing | ReadError::NotFile(_)) => {
             built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished });
         }

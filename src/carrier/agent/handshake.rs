@@ -20,6 +20,8 @@ pub struct Greeted {
     pub link: Link,
     /// What the agent said.
     pub welcome: Welcome,
+    /// What keys digests and sums on this link.
+    pub key: [u8; 32],
 }
 
 impl std::fmt::Debug for Greeted {
@@ -59,7 +61,7 @@ pub async fn greet(mut link: Link, hello: &Hello) -> Result<Greeted> {
         }
     };
     match answer {
-        Answer::Welcome(welcome) => Ok(Greeted { link, welcome }),
+        Answer::Welcome(welcome) => Ok(Greeted { link, welcome, key: hello.key }),
         Answer::Refused(refusal) => Err(refused(&peer, hello, refusal)),
     }
 }
@@ -104,7 +106,7 @@ async fn exchange(link: &mut Link, hello: &Hello) -> Result<Answer, Silent> {
 
 /// The agent ended before it answered: what it said on the way.
 async fn ended(link: Link) -> Error {
-    let Link { reader, writer, ended, peer } = link;
+    let Link { reader, writer, ended, peer, .. } = link;
     drop((reader, writer));
     let wait = Duration::from_secs(5);
     let end = tokio::time::timeout(wait, ended).await.unwrap_or_default();

@@ -195,6 +195,7 @@ fn take(
                 }
             }
             drop(naming);
+            shared.judge_deltas(&done, &outcomes);
             Some(Carried::Acked { done, outcomes })
         }
         Message::Credit { bulk } => {
@@ -203,6 +204,14 @@ fn take(
         }
         Message::StageTrouble { stage, trouble } => {
             locked(&shared.broken).insert(stage, Escaped(trouble.text.as_bytes()).to_string());
+            None
+        }
+        Message::BaseIs { stage, size } => {
+            shared.bases.is(stage, size)?;
+            None
+        }
+        Message::Sums { stage, sums } => {
+            shared.bases.sums(stage, sums)?;
             None
         }
         Message::Warning { text } => Some(Carried::Warning(Escaped(text.as_bytes()).to_string())),

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lsync_agent::meta::Stat;
-use lsync_agent::read::{FileReader, Finish, ReadError};
-use lsync_protocol::entry::{Kind, Meta, Time};
+use lsync_agent::read::{FileReader, ReadError};
+use lsync_protocol::entry::{Entry, Kind, Meta, Time};
 use lsync_protocol::frame;
 use lsync_protocol::handshake::Identity;
-use lsync_protocol::message::{Hash, Message, Op};
+use lsync_protocol::message::{Hash, Message, Op, OpId};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
+
+mod delta;
+mod whole;
 
 use super::build::{Large, fresh};
 use super::incoming::not_taken;
@@ -25,8 +28,6 @@ use crate::error::plain;
 
 /// Files being brought at a time; they share the link fairly.
 const AT_ONCE: usize = 4;
-/// Pieces read in one go.
-const PIECES: usize = 4;
 
 /// Content that is complete on the target and has no name yet.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Staged {
     meta: Meta,
     hash: Hash,
     replaces: Option<Kind>,
+    /// Some of it was copied from what stood there before.
+    pub(super) from_base: bool,
 }
 
 impl Staged {
@@ -129,13 +132,72 @@ impl From<ReadError> for Stopped {
     }
 }
 
-/// What one go of reading gave.
-struct Go {
-    reader: FileReader,
-    /// Frames, and the bytes of content in each.
-    frames: Vec<(Vec<u8>, u32)>,
-    /// Set at the end of the last pass: whether the file was settled.
-    end: Option<bool>,
+impl From<std::io::Error> for Stopped {
+    fn from(error: std::io::Error) -> Stopped {
+        let why = format!("cannot be read: {}", plain(&error.to_string()));
+        Stopped::Here(NotBuilt::Failed(why))
+    }
+}
+
+/// The way of one file.
+#[derive(Clone)]
+struct Lane {
+    id: OpId,
+    stage: u32,
+    bulk: mpsc::Sender<Bulk>,
+    shared: Arc<Shared>,
+}
+
+impl Lane {
+    /// A message that takes no credit.
+    async fn say(&self, message: &Message) -> Result<(), Stopped> {
+        let mut frame = Vec::new();
+        frame::encode(message, 0, &mut frame);
+        self.bulk.send(Bulk { frame, written: None }).await.map_err(|_| Stopped::Link)
+    }
+
+    /// A frame of content, when there is credit for it.
+    async fn send(&self, frame: Vec<u8>, cost: u32) -> Result<(), Stopped> {
+        let Ok(permit) = self.shared.bulk.acquire_many(cost).await else {
+            return Err(Stopped::Link);
+        };
+        permit.forget();
+        self.bulk.send(Bulk { frame, written: None }).await.map_err(|_| Stopped::Link)
+    }
+
+    /// Is the file still wanted, and can the agent take it?
+    fn go_on(&self) -> Result<(), Stopped> {
+        if self.shared.finishing.load(Ordering::Relaxed) {
+            return Err(Stopped::Link);
+        }
+        if locked(&self.shared.cancelled).remove(&self.id) {
+            return Err(Stopped::Here(NotBuilt::Vanished));
+        }
+        match locked(&self.shared.broken).remove(&self.stage) {
+            Some(why) => Err(Stopped::There(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// A frame with a piece of content.
+    fn frame(&self, offset: u64, piece: &[u8]) -> (Vec<u8>, u32) {
+        let mut bytes = self.shared.buffer();
+        bytes.reserve(piece.len() + 64);
+        let data = Message::Data { stage: self.stage, offset };
+        frame::encode(&data, piece.len(), &mut bytes);
+        bytes.extend_from_slice(piece);
+        (bytes, piece.len() as u32)
+    }
+}
+
+/// A file whose content is complete in its stage.
+struct Brought {
+    /// It did not change while it was read.
+    settled: bool,
+    file: Identity,
+    entry: Entry,
+    hash: Hash,
+    from_base: bool,
 }
 
 async fn one(
@@ -154,43 +216,24 @@ async fn one(
     // Given back when the operation that names it is acked, or when it is aborted.
     let Ok(open) = shared.stages.acquire().await else { return Err(Stopped::Link) };
     let hint = file.path.parent().unwrap_or_default();
-    put(bulk, &Message::Open { stage, hint, size: reader.entry().size }).await?;
-    // While one go is being written, the next one is read.
-    let mut reading = read_on(reader, stage, shared);
-    let result = loop {
-        if shared.finishing.load(Ordering::Relaxed) {
-            return Err(Stopped::Link);
-        }
-        if locked(&shared.cancelled).remove(&file.id) {
-            break Err(Stopped::Here(NotBuilt::Vanished));
-        }
-        if let Some(why) = locked(&shared.broken).remove(&stage) {
-            break Err(Stopped::There(why));
-        }
-        let Go { reader, frames, end } = match reading.await.unwrap_or(Err(Stopped::Link)) {
-            Ok(go) => go,
-            Err(stopped) => break Err(stopped),
-        };
-        let next = match end {
-            None => Ok(read_on(reader, stage, shared)),
-            Some(settled) => Err((reader, settled)),
-        };
-        for (frame, bytes) in frames {
-            let Ok(permit) = shared.bulk.acquire_many(bytes).await else {
-                return Err(Stopped::Link);
-            };
-            permit.forget();
-            bulk.send(Bulk { frame, written: None }).await.map_err(|_| Stopped::Link)?;
-        }
-        match next {
-            Ok(next) => reading = next,
-            Err(end) => break Ok(end),
-        }
+    let size = reader.entry().size;
+    let lane = Lane { id: file.id, stage, bulk: bulk.clone(), shared: Arc::clone(shared) };
+    lane.say(&Message::Open { stage, hint, size }).await?;
+    let may_have_base = file.base
+        && shared.far
+        && size >= delta::SMALLEST
+        && !locked(&shared.whole).remove(&file.path);
+    let brought = if may_have_base { delta::bring(&lane, &file.path).await } else { Ok(None) };
+    let brought = match brought {
+        Ok(None) => whole::bring(&lane, reader).await,
+        Ok(Some(brought)) => Ok(brought),
+        Err(stopped) => Err(stopped),
     };
-    let (reader, settled) = match result {
-        Ok(done) => done,
+    let brought = match brought {
+        Ok(brought) => brought,
+        Err(Stopped::Link) => return Err(Stopped::Link),
         Err(stopped) => {
-            put(bulk, &Message::Abort { stage }).await?;
+            lane.say(&Message::Abort { stage }).await?;
             return Err(stopped);
         }
     };
@@ -202,61 +245,17 @@ async fn one(
     let staged = Staged {
         stage,
         opened: file.path,
-        file: reader.identity(),
-        mtime: reader.entry().meta.mtime,
-        size: reader.entry().size,
-        meta: fresh(file.meta, reader.entry()),
-        hash: reader.hash(),
+        file: brought.file,
+        mtime: brought.entry.meta.mtime,
+        size: brought.entry.size,
+        meta: fresh(file.meta, &brought.entry),
+        hash: brought.hash,
         replaces: file.replaces,
+        from_base: brought.from_base,
     };
     locked(&shared.staged).insert(file.id, staged);
     open.forget();
-    Ok(settled)
-}
-
-/// Begins to read the next few pieces.
-fn read_on(
-    reader: FileReader,
-    stage: u32,
-    shared: &Arc<Shared>,
-) -> JoinHandle<Result<Go, Stopped>> {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || go(reader, stage, &shared))
-}
-
-/// Reads a few pieces, going on to the next pass where the file changed.
-fn go(mut reader: FileReader, stage: u32, shared: &Shared) -> Result<Go, Stopped> {
-    let unreadable = |error: std::io::Error| {
-        let why = format!("cannot be read: {}", plain(&error.to_string()));
-        Stopped::Here(NotBuilt::Failed(why))
-    };
-    let mut frames = Vec::new();
-    while frames.len() < PIECES {
-        if let Some((offset, piece)) = reader.next_piece().map_err(unreadable)? {
-            let mut bytes = shared.buffer();
-            bytes.reserve(piece.len() + 64);
-            frame::encode(&Message::Data { stage, offset }, piece.len(), &mut bytes);
-            bytes.extend_from_slice(piece);
-            frames.push((bytes, piece.len() as u32));
-            continue;
-        }
-        let end = match reader.finish().map_err(unreadable)? {
-            Finish::Settled => true,
-            Finish::Unsettled => false,
-            Finish::Again => {
-                reader.again().map_err(unreadable)?;
-                continue;
-            }
-        };
-        return Ok(Go { reader, frames, end: Some(end) });
-    }
-    Ok(Go { reader, frames, end: None })
-}
-
-async fn put(bulk: &mpsc::Sender<Bulk>, message: &Message) -> Result<(), Stopped> {
-    let mut bytes = Vec::new();
-    frame::encode(message, 0, &mut bytes);
-    bulk.send(Bulk { frame: bytes, written: None }).await.map_err(|_| Stopped::Link)
+    Ok(brought.settled)
 }
 
 async fn blocking<T: Send + 'static>(

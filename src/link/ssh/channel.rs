@@ -46,6 +46,7 @@ pub fn link<K: Keep>(channel: Channel<Msg>, peer: String, keep: Arc<K>) -> Link 
         writer: Box::new(Sink::new(sink, open, eof_in)),
         ended: Box::pin(async move { ended.await.unwrap_or_default() }),
         peer,
+        near: false,
     }
 }
 

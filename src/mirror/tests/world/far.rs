@@ -229,7 +229,7 @@ impl World {
 fn renamed(op: Planned, at: &RelPath) -> Planned {
     match op {
         Planned::Content { meta, size, new, .. } => {
-            Planned::Content { path: at.clone(), meta, size, new }
+            Planned::Content { path: at.clone(), meta, size, new, base: false }
         }
         Planned::Replace { old, new } => Planned::Replace { old, new: Box::new(renamed(*new, at)) },
         other => other,

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that went through: to the target's host, and from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Wire {
-    pub(crate) to: u64,
-    pub(crate) from: u64,
+pub struct Wire {
+    pub to: u64,
+    pub from: u64,
 }
 
 /// Listens as long as the program runs.
-pub(crate) struct Relay {
+pub struct Relay {
     port: u16,
     to: Arc<AtomicU64>,
     from: Arc<AtomicU64>,
@@ -21,7 +21,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Hands on everything to this port on loopback.
-    pub(crate) fn new(to_port: u16) -> std::io::Result<Relay> {
+    pub fn new(to_port: u16) -> std::io::Result<Relay> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let relay = Relay {
             port: listener.local_addr()?.port(),
@@ -43,12 +43,12 @@ impl Relay {
         Ok(relay)
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// What went through since this was asked last.
-    pub(crate) fn take(&self) -> Wire {
+    pub fn take(&self) -> Wire {
         let take = |count: &AtomicU64| count.swap(0, Ordering::SeqCst);
         Wire { to: take(&self.to), from: take(&self.from) }
     }

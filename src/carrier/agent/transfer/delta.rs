@@ -1,0 +1,320 @@
+//! A file brought as a delta: what the target has of it is copied there, the rest is sent.
+//!
+//! First, segment by segment, both ends hash aligned blocks at the same time, and what is equal at
+//! its place is copied at once. Then, for what is left, the agent says weak and strong sums of the
+//! blocks nobody wanted, and they are looked for at every byte. What still is left is sent. The
+//! file's hash, made of the very hashes of its blocks, decides at the commit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use lsync_agent::read::{BlockReader, Finish};
+use lsync_protocol::delta::search::Index;
+use lsync_protocol::delta::sums::SUM;
+use lsync_protocol::delta::tree::{Short, short};
+use lsync_protocol::delta::{BLOCK_MAX, block, fine_block};
+use lsync_protocol::frame::PIECE;
+use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, SumHow};
+use lsync_protocol::path::RelPath;
+use tokio::sync::mpsc;
+
+use super::{Brought, Lane, NotBuilt, Stopped, blocking};
+use crate::carrier::agent::base::Said;
+
+mod copies;
+mod hunt;
+
+use copies::Copies;
+use hunt::Hunt;
+
+/// A smaller file is not worth the round trip.
+pub(super) const SMALLEST: u64 = 256 * 1024;
+/// So much is hashed and compared at a time.
+const SEGMENT: u64 = 32 << 20;
+/// So many segments are asked ahead of what is compared.
+const AHEAD: u64 = 2;
+/// After so much of which hardly anything stood at its place, the rest is not asked for.
+const PATIENCE: u64 = 64 << 20;
+/// Hardly anything: less than one part in so many.
+const HARDLY: u64 = 20;
+
+/// Ranges in order: where, and how many bytes.
+type Ranges = Vec<(u64, u64)>;
+
+/// Adds a range behind the others.
+fn push(ranges: &mut Ranges, at: u64, len: u64) {
+    match ranges.last_mut() {
+        Some((last, size)) if *last + *size == at => *size += len,
+        _ if len > 0 => ranges.push((at, len)),
+        _ => {}
+    }
+}
+
+/// How many bytes they are.
+fn bytes(ranges: &Ranges) -> u64 {
+    ranges.iter().map(|(_, len)| len).sum()
+}
+
+/// Brings a file over what stands at its path; `None` when there is nothing of use.
+pub(super) async fn bring(lane: &Lane, path: &RelPath) -> Result<Option<Brought>, Stopped> {
+    let said = lane.shared.bases.ask(lane.stage);
+    let mut base = Base { lane, said, sums: VecDeque::new(), size: 0 };
+    lane.say(&Message::Base { stage: lane.stage, path: path.clone() }).await?;
+    match base.said.recv().await {
+        Some(Said::Is(Some(size))) if size >= u64::from(block(0)) => base.size = size,
+        Some(_) => return Ok(None),
+        None => return Err(Stopped::Link),
+    }
+    let (source, path) = (Arc::clone(&lane.shared.source), path.clone());
+    let opened = blocking(move || {
+        let root = source.root().map_err(|_| Stopped::Here(NotBuilt::Vanished))?;
+        BlockReader::open(&root, &path, block).map_err(Stopped::from)
+    });
+    let reader = opened.await?;
+    let (reader, left) = base.same(reader).await?;
+    let index = base.index(&left).await?;
+    let reader = hunt(lane, reader, &left.new, index).await?;
+    let (reader, settled) = passes(lane, reader, left.new).await?;
+    let Some(hash) = reader.hash() else {
+        return Err(Stopped::Here(NotBuilt::Vanished));
+    };
+    Ok(Some(Brought {
+        settled,
+        file: reader.identity(),
+        entry: reader.entry().clone(),
+        hash,
+        from_base: true,
+    }))
+}
+
+/// What did not stand at its place.
+struct Left {
+    /// Of the new content.
+    new: Ranges,
+    /// Of the base.
+    old: Ranges,
+}
+
+/// The base, as the agent tells of it.
+struct Base<'a> {
+    lane: &'a Lane,
+    said: mpsc::UnboundedReceiver<Said>,
+    /// Sums that came and were not looked at.
+    sums: VecDeque<u8>,
+    size: u64,
+}
+
+impl Drop for Base<'_> {
+    fn drop(&mut self) {
+        self.lane.shared.bases.end(self.lane.stage);
+    }
+}
+
+impl Base<'_> {
+    async fn ask(&self, how: SumHow, block: u32, ranges: Ranges) -> Result<(), Stopped> {
+        let size = match how {
+            SumHow::Same => size_of::<Short>(),
+            SumHow::Search => SUM,
+        };
+        let blocks: u64 = ranges.iter().map(|(_, len)| len.div_ceil(u64::from(block))).sum();
+        let stage = self.lane.stage;
+        self.lane.shared.bases.expect(stage, blocks * size as u64);
+        self.lane.say(&Message::AskSums { stage, how, block, ranges }).await
+    }
+
+    /// The next sums, so many bytes of them; `None` when there are no more.
+    async fn next(&mut self, bytes: usize) -> Result<Option<Vec<u8>>, Stopped> {
+        while self.sums.len() < bytes {
+            match self.said.recv().await {
+                Some(Said::Sums(sums)) => self.sums.extend(sums),
+                Some(_) => return Ok(None),
+                None => return Err(Stopped::Link),
+            }
+        }
+        Ok(Some(self.sums.drain(..bytes).collect()))
+    }
+
+    /// Hashes the file and copies what stands at its place.
+    async fn same(&mut self, mut reader: BlockReader) -> Result<(BlockReader, Left), Stopped> {
+        let (size, length) = (reader.entry().size, u64::from(reader.block()));
+        let segment = (SEGMENT / length).max(1);
+        // A short block at the end is one of the base's only where the base ends as well.
+        let common = if size == self.size { size } else { size.min(self.size) / length * length };
+        let (blocks, common_blocks) = (reader.blocks(), common.div_ceil(length));
+        let mut left = Left { new: Vec::new(), old: Vec::new() };
+        let mut copies = Copies::default();
+        let (mut asked, mut index, mut equal) = (0, 0, 0);
+        let mut asking = true;
+        while index < blocks && index < reader.blocks() {
+            self.lane.go_on()?;
+            while asking && asked < common_blocks && asked < index + AHEAD * segment {
+                let count = segment.min(common_blocks - asked);
+                let at = asked * length;
+                let len = (count * length).min(common - at);
+                self.ask(SumHow::Same, reader.block(), vec![(at, len)]).await?;
+                asked += count;
+            }
+            let count = segment.min(blocks - index);
+            reader = blocking(move || {
+                for index in index..index + count {
+                    if reader.next_block(index)?.is_none() {
+                        break;
+                    }
+                }
+                Ok(reader)
+            })
+            .await?;
+            let known = asked.saturating_sub(index).min(count) as usize;
+            let sums = match self.next(known * size_of::<Short>()).await? {
+                Some(sums) => sums,
+                // It cannot be read any more: all that is left has to be sent.
+                None => {
+                    (asking, asked) = (false, index);
+                    Vec::new()
+                }
+            };
+            let mut sums = sums.chunks_exact(size_of::<Short>());
+            let chains = reader.chains().get(index as usize..).unwrap_or_default();
+            for (chain, index) in chains.iter().zip(index..) {
+                let at = index * length;
+                let len = length.min(size - at);
+                if sums.next().is_some_and(|sum| sum == short(chain)) {
+                    equal += len;
+                    copies.push(at, at, len);
+                } else {
+                    push(&mut left.new, at, len);
+                    if index < asked {
+                        push(&mut left.old, at, len.min(self.size - at));
+                    }
+                }
+            }
+            copies.send(self.lane).await?;
+            index += count;
+            if index * length >= PATIENCE && equal < index * length / HARDLY {
+                asking = false;
+            }
+        }
+        // What was asked ahead and is not wanted any more.
+        let over = asked.saturating_sub(index) as usize;
+        self.next(over * size_of::<Short>()).await?;
+        // What nobody asked about may stand anywhere.
+        let seen = (asked * length).min(common);
+        push(&mut left.old, seen, self.size - seen);
+        Ok((reader, left))
+    }
+
+    /// The sums of what is left of the base, to be searched; `None` when there is nothing.
+    async fn index(&mut self, left: &Left) -> Result<Option<(u32, Arc<Index>)>, Stopped> {
+        let block = fine_block(bytes(&left.old));
+        if left.new.is_empty() || left.old.is_empty() || block > BLOCK_MAX {
+            return Ok(None);
+        }
+        let (mut ranges, mut blocks) = (Ranges::new(), 0);
+        for &(at, len) in left.old.iter().take(MAX_RANGES) {
+            blocks += len.div_ceil(u64::from(block));
+            if blocks > MAX_BLOCKS {
+                break;
+            }
+            ranges.push((at, len));
+        }
+        // What is left may be less than its sums.
+        if ranges.is_empty() || bytes(&left.new) <= blocks * SUM as u64 {
+            return Ok(None);
+        }
+        self.ask(SumHow::Search, block, ranges.clone()).await?;
+        let mut index = Index::new(block);
+        for (at, len) in ranges {
+            let count = len.div_ceil(u64::from(block)) as usize;
+            let Some(sums) = self.next(count * SUM).await? else { return Ok(None) };
+            // What was asked for is in order and of the right number.
+            if index.add(at, len, &sums).is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some((block, Arc::new(index))))
+    }
+}
+
+/// Looks for what is left, and sends what is nowhere.
+async fn hunt(
+    lane: &Lane,
+    reader: BlockReader,
+    left: &Ranges,
+    index: Option<(u32, Arc<Index>)>,
+) -> Result<BlockReader, Stopped> {
+    let mut hunt = Hunt::new(reader, left.clone(), index, lane.shared.key);
+    let mut copies = Copies::default();
+    loop {
+        lane.go_on()?;
+        let of = lane.clone();
+        let (next, go) = blocking(move || {
+            let go = hunt.go(&of)?;
+            Ok((hunt, go))
+        })
+        .await?;
+        hunt = next;
+        for (to, from, len) in go.copies {
+            copies.push(to, from, len);
+        }
+        copies.send(lane).await?;
+        for (frame, cost) in go.frames {
+            lane.send(frame, cost).await?;
+        }
+        if go.end {
+            return Ok(hunt.into_reader());
+        }
+    }
+}
+
+/// Reads the file again while it changes: blocks that differ are sent, and those of which the first
+/// pass sent what it read a second time.
+async fn passes(
+    lane: &Lane,
+    mut reader: BlockReader,
+    mut unsure: Ranges,
+) -> Result<(BlockReader, bool), Stopped> {
+    loop {
+        match reader.finish()? {
+            Finish::Settled => return Ok((reader, true)),
+            Finish::Unsettled => return Ok((reader, false)),
+            Finish::Again => reader.again()?,
+        }
+        let mut index = 0;
+        let mut end = false;
+        while !end {
+            lane.go_on()?;
+            let (of, ranges) = (lane.clone(), std::mem::take(&mut unsure));
+            let (next, ranges, frames, at) = blocking(move || {
+                let mut frames = Vec::new();
+                let mut index = index;
+                let mut sent = 0;
+                while sent < 4 * PIECE {
+                    let at = index * u64::from(reader.block());
+                    let Some((differs, bytes)) = reader.next_block(index)? else {
+                        return Ok((reader, ranges, frames, None));
+                    };
+                    let after = ranges.partition_point(|(from, len)| from + len <= at);
+                    let sure = ranges.get(after).is_none_or(|r| r.0 >= at + bytes.len() as u64);
+                    if differs || !sure {
+                        for (piece, offset) in bytes.chunks(PIECE).zip((at..).step_by(PIECE)) {
+                            frames.push(of.frame(offset, piece));
+                            sent += piece.len();
+                        }
+                    }
+                    index += 1;
+                }
+                Ok((reader, ranges, frames, Some(index)))
+            })
+            .await?;
+            (reader, unsure) = (next, ranges);
+            match at {
+                Some(at) => index = at,
+                None => end = true,
+            }
+            for (frame, cost) in frames {
+                lane.send(frame, cost).await?;
+            }
+        }
+        unsure.clear();
+    }
+}
