@@ -3,6 +3,7 @@
 //! The command line (and later a file) becomes these values; everything below takes them as they
 //! are and reads neither the environment nor a file.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -166,6 +167,11 @@ pub struct MirrorConfig {
     pub one_file_system: bool,
     /// Larger files are not mirrored.
     pub max_size: Option<u64>,
+    /// How many bytes a second lsyncd writes to the target's link on average, frames of all kinds
+    /// together: a multiple of 1024. `None`: no limit. A target of this host is limited as well:
+    /// what is asked for is done, and it spares a slow disk. What the agent answers is not limited,
+    /// nor is the agent's own file, which is copied to a host that has none.
+    pub bwlimit: Option<NonZeroU64>,
     /// Compare by size alone, not by time.
     pub size_only: bool,
     /// An ack means durable.
@@ -198,6 +204,7 @@ impl MirrorConfig {
             attributes: Attributes::default(),
             one_file_system: false,
             max_size: None,
+            bwlimit: None,
             size_only: false,
             fsync: false,
             rescan: Some(DEFAULT_RESCAN),

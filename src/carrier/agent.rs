@@ -9,10 +9,12 @@ mod base;
 mod build;
 mod handshake;
 mod incoming;
+mod limit;
 mod outgoing;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +25,8 @@ use lsync_protocol::path::RelPath;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use self::limit::Limit;
+use self::outgoing::Queues;
 use super::{Carried, Carrier};
 use crate::plan::Planned;
 use crate::source::{OwnerNames, Source};
@@ -65,14 +69,21 @@ struct Shared {
     deltas: Mutex<BTreeMap<OpId, RelPath>>,
     /// Files that came out wrong by a delta: the next time they go whole.
     whole: Mutex<BTreeSet<RelPath>>,
+    /// The most bytes of a large file's content in one frame: fewer with a limit.
+    piece: usize,
     /// Written frames of content, to be filled again.
     spares: Mutex<Vec<Vec<u8>>>,
     sent: AtomicU64,
     received: AtomicU64,
 }
 
-/// The most bytes of paths in one message of directories to be compared.
-const LISTS_BYTES: usize = 256 * 1024;
+impl Shared {
+    /// A message of several operations, or of several directories to be compared, is closed at so
+    /// many bytes: 256 KiB, fewer with a limit.
+    fn together(&self) -> usize {
+        2 * self.piece
+    }
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -130,8 +141,14 @@ pub struct AgentCarrier {
 
 impl AgentCarrier {
     /// Starts a carrier on a link whose agent has welcomed us. What it says arrives at `events`.
+    /// With a `rate`, in bytes a second, it writes no more than that on average.
     #[must_use]
-    pub fn start(greeted: Greeted, source: Arc<Source>, events: mpsc::Sender<Carried>) -> Self {
+    pub fn start(
+        greeted: Greeted,
+        source: Arc<Source>,
+        rate: Option<NonZeroU64>,
+        events: mpsc::Sender<Carried>,
+    ) -> Self {
         let Greeted { link, welcome, key } = greeted;
         // Whatever it grants, no more than we care to have on the way.
         let small_all = welcome.small.clamp(1, 16 << 20);
@@ -153,21 +170,25 @@ impl AgentCarrier {
             far: !link.near,
             deltas: Mutex::default(),
             whole: Mutex::default(),
+            piece: limit::piece(rate),
             spares: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         });
         let (orders, orders_in) = mpsc::unbounded_channel();
+        let (answers, answers_in) = mpsc::unbounded_channel();
         let (urgent, urgent_in) = mpsc::unbounded_channel();
         let (bulk, bulk_in) = mpsc::channel(4);
         let (large, large_in) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        tasks.spawn(outgoing::write(link.writer, urgent_in, bulk_in, Arc::clone(&shared)));
+        let queues = Queues { answers: answers_in, urgent: urgent_in, bulk: bulk_in };
+        let limit = Limit::new(rate);
+        tasks.spawn(outgoing::write(link.writer, queues, limit, Arc::clone(&shared)));
         tasks.spawn(incoming::read(
             link.reader,
             link.ended,
             link.peer,
-            urgent.clone(),
+            answers,
             events.clone(),
             Arc::clone(&shared),
         ));
@@ -222,7 +243,10 @@ impl Carrier for AgentCarrier {
     fn list(&mut self, request: u32, dir: RelPath, digest: Option<Digest>) {
         locked(&self.shared.asked).insert(request);
         let next = self.lists_first.wrapping_add(self.lists.len() as u32);
-        if request != next || self.lists.len() == MAX_LISTS || self.lists_bytes > LISTS_BYTES {
+        if request != next
+            || self.lists.len() == MAX_LISTS
+            || self.lists_bytes > self.shared.together()
+        {
             self.flush();
         }
         if self.lists.is_empty() {

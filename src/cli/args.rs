@@ -330,7 +330,9 @@ pub(super) struct TransferArgs {
     pub(super) fsync: bool,
     #[arg(long, help = later!("Write into files where they are"))]
     pub(super) inplace: bool,
-    #[arg(long, value_name = "RATE", help = later!("Send no more than so many KiB a second"))]
+    /// Send no more than so many KiB (1024 bytes) a second to each target, on average; or with a
+    /// suffix: 1.5M (MiB), 2MB (1000000 bytes), 800000B; 0: no limit
+    #[arg(long, value_name = "RATE")]
     pub(super) bwlimit: Option<String>,
     #[arg(long, value_name = "auto|off|LEVEL", help = later!("Compress what is sent; only off works"))]
     pub(super) compress: Option<String>,

@@ -57,6 +57,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         attributes: attributes(args),
         one_file_system: args.rules.one_file_system,
         max_size: optional("--max-size", args.rules.max_size.as_deref(), value::size)?,
+        bwlimit: optional("--bwlimit", args.transfer.bwlimit.as_deref(), value::rate)?.flatten(),
         size_only: args.transfer.size_only,
         fsync: args.transfer.fsync,
         rescan,
@@ -124,7 +125,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
         (args.attributes.chmod.is_some(), "--chmod", "--no-perms leaves permissions alone"),
         (args.transfer.checksum, "--checksum", "live changes are never judged by size and time"),
         (args.transfer.inplace, "--inplace", ""),
-        (args.transfer.bwlimit.is_some(), "--bwlimit", ""),
         (
             args.transfer.compress.as_deref().is_some_and(|how| how != "off"),
             "--compress",

@@ -1,5 +1,6 @@
 //! Command lines to what is meant by them, and every error text of the command line.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ fn a_plain_push_has_every_default() {
     assert_eq!(mirror.ssh.home.as_deref(), Some(Path::new("/home/me")));
     assert_eq!(mirror.agent.own_binary.as_deref(), Some(Path::new("/usr/bin/lsyncd")));
     assert!(mirror.filter.is_empty() && mirror.max_delete.is_none() && mirror.max_size.is_none());
+    assert_eq!(mirror.bwlimit, None);
     assert!(!(mirror.fsync || mirror.mkpath || mirror.allow_empty || mirror.size_only));
     let Ok(Invocation::Push { once: false, dry_run: false, output, .. }) =
         place.read(&["push", "src", "h:d"])
@@ -107,6 +109,8 @@ fn every_option_that_is_there_means_something() {
     assert!(m(&["--fsync"]).fsync);
     assert!(m(&["-x"]).one_file_system);
     assert_eq!(m(&["--max-size", "1K"]).max_size, Some(1024));
+    assert_eq!(m(&["--bwlimit", "10"]).bwlimit, NonZeroU64::new(10 * 1024));
+    assert_eq!(m(&["--bwlimit=10", "--bwlimit=0"]).bwlimit, None, "the last counts");
     assert_eq!(m(&["--rescan", "0"]).rescan, None);
     assert_eq!(m(&["--rescan", "1.5"]).rescan, Some(Duration::from_millis(1500)));
     assert_eq!(m(&["--watch", "poll"]).watch, WatchChoice::Poll);
@@ -225,7 +229,6 @@ fn what_is_not_there_yet_says_so() {
         (&["-L"], "--copy-links"),
         (&["--inplace"], "--inplace"),
         (&["--trash", "x"], "--trash"),
-        (&["--bwlimit", "10"], "--bwlimit"),
         (&["--compress", "auto"], "--compress"),
         (&["--compress=3"], "--compress"),
         (&["--rsync"], "--rsync"),
@@ -264,6 +267,17 @@ fn what_is_wrong_is_said_with_a_hint() {
             &["--max-size", "ten"],
             "bad --max-size 'ten': not a size, such as 4096, 10M, 1.5GB or 2GiB".to_owned(),
             "see --max-size",
+        ),
+        (
+            &["--bwlimit", "fast"],
+            "bad --bwlimit 'fast': not a rate, such as 500 (KiB a second), 1.5M, or 0 for no limit"
+                .to_owned(),
+            "see --bwlimit",
+        ),
+        (
+            &["--bwlimit=0.4"],
+            "bad --bwlimit '0.4': less than 512 bytes a second; no limit is 0".to_owned(),
+            "see --bwlimit",
         ),
         (&["-p", "0"], "bad --port '0': not a number from 1 to 65535".to_owned(), "see --port"),
         (

@@ -2,6 +2,7 @@
 //!
 //! The errors are what is wrong with the value, to stand behind the option's name.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::MaxDelete;
@@ -30,10 +31,33 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Says what is expected.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || "not a size, such as 4096, 10M, 1.5GB or 2GiB".to_owned();
+    scaled(text, b'b').ok_or_else(|| "not a size, such as 4096, 10M, 1.5GB or 2GiB".to_owned())
+}
+
+/// A rate as rsync's `--bwlimit` takes it, in bytes a second: without a suffix the number is of KiB,
+/// with one it is read as [`size`] reads it (`B` is one byte); rounded to the nearest KiB. `0` is
+/// `None`: no limit.
+///
+/// # Errors
+/// Says what is expected. Less than 512 bytes a second is an error as well: rounded, it would be no
+/// limit.
+pub fn rate(text: &str) -> Result<Option<NonZeroU64>, String> {
+    let bytes = scaled(text, b'k').ok_or_else(|| {
+        "not a rate, such as 500 (KiB a second), 1.5M, or 0 for no limit".to_owned()
+    })?;
+    let rounded = (bytes + 512) / 1024 * 1024;
+    // So little that it is no whole byte is not nothing.
+    if rounded == 0 && text.contains(|c: char| ('1'..='9').contains(&c)) {
+        return Err("less than 512 bytes a second; no limit is 0".to_owned());
+    }
+    Ok(NonZeroU64::new(rounded))
+}
+
+/// A number with a suffix, or with `unit`'s power of 1024 if there is none.
+fn scaled(text: &str, unit: u8) -> Option<u64> {
     let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(number_ends);
-    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let number: f64 = number.parse().ok()?;
     let lower = suffix.to_ascii_lowercase();
     let (suffix, by_one) = match lower.as_str() {
         s if s.ends_with("+1") => (&s[..s.len() - 2], 1.0),
@@ -41,15 +65,16 @@ pub fn size(text: &str) -> Result<u64, String> {
         s => (s, 0.0),
     };
     let (letter, base) = match suffix.as_bytes() {
-        [] | [b'b'] => (b'b', 1.0),
+        [] => (unit, 1024.0),
+        [b'b'] => (b'b', 1.0),
         [letter] | [letter, b'i', b'b'] => (*letter, 1024.0),
         [letter, b'b'] => (*letter, 1000.0),
-        _ => return Err(wrong()),
+        _ => return None,
     };
-    let power = b"bkmgtp".iter().position(|&l| l == letter).ok_or_else(wrong)?;
+    let power = b"bkmgtp".iter().position(|&l| l == letter)?;
     let value = (number * f64::powi(base, i32::try_from(power).unwrap_or(0))).floor() + by_one;
     // Beyond 2^63 no file is; and what is not a number is not below it.
-    if (0.0..9.2e18).contains(&value) { Ok(value as u64) } else { Err(wrong()) }
+    (0.0..9.2e18).contains(&value).then_some(value as u64)
 }
 
 /// `N` or `P%`.
@@ -174,6 +199,45 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_rsyncs() {
+        // In KiB.
+        let table = [
+            ("0", 0),
+            ("0k", 0),
+            ("0.0", 0),
+            ("1", 1),
+            ("100", 100),
+            ("1.5", 2),
+            ("1.4", 1),
+            (".5", 1),
+            ("10+1", 10),
+            ("10-1", 10),
+            ("512b", 1),
+            ("1535B", 1),
+            ("1536b", 2),
+            ("1K", 1),
+            ("1KB", 1),
+            ("100KB", 98),
+            ("100KiB", 100),
+            ("1.5m", 1536),
+            ("1mb", 977),
+            ("2g", 2 << 20),
+            ("1T", 1 << 30),
+        ];
+        for (text, kib) in table {
+            assert_eq!(rate(text), Ok(NonZeroU64::new(kib * 1024)), "{text}");
+        }
+        for text in ["511b", "1b", "0.4", "0.0001", "0+1"] {
+            let little = "less than 512 bytes a second; no limit is 0";
+            assert_eq!(rate(text), Err(little.to_owned()), "{text}");
+        }
+        for text in ["", "k", "-1", "+1", "1x", "1e3", "10k+2", "0-1", "1 k", "99999P", "."] {
+            let wrong = "not a rate, such as 500 (KiB a second), 1.5M, or 0 for no limit";
+            assert_eq!(rate(text), Err(wrong.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
     fn limits_are_names_or_percent() {
         assert_eq!(max_delete("1000"), Ok(MaxDelete::Names(1000)));
         assert_eq!(max_delete("0"), Ok(MaxDelete::Names(0)));
@@ -217,7 +281,7 @@ mod tests {
         #[test]
         fn no_text_makes_them_panic(text in "\\PC{0,12}", likely in "[0-9.kMgib+%'\"\\\\ -]{0,12}") {
             for text in [&text, &likely] {
-                let _ = (seconds(text), size(text), max_delete(text), words(text));
+                let _ = (seconds(text), size(text), max_delete(text), rate(text), words(text));
             }
         }
     }

@@ -328,7 +328,8 @@ impl Loop {
         let welcome = connected.greeted.welcome.clone();
         let (events, said) = mpsc::channel(1024);
         let source = Arc::clone(&self.running.source);
-        let carrier = AgentCarrier::start(connected.greeted, source, events);
+        let carrier =
+            AgentCarrier::start(connected.greeted, source, self.running.config.bwlimit, events);
         self.link = Link::Up { carrier, said, _remote: connected.remote };
         self.up_since = Some(Instant::now());
         self.asking = Unasked::default();

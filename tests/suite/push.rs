@@ -35,6 +35,8 @@ mod links;
 mod live;
 #[path = "push/problems.rs"]
 mod problems;
+#[path = "push/rate.rs"]
+mod rate;
 #[path = "push/rules.rs"]
 mod rules;
 #[path = "push/signals.rs"]

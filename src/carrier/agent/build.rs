@@ -21,8 +21,6 @@ use crate::plan::Planned;
 
 /// A slice is closed at so many operations.
 const SLICE_OPS: usize = 128;
-/// A slice is closed at so many bytes of paths and content.
-const SLICE_BYTES: u64 = 256 * 1024;
 /// Slices being read at a time.
 const SLICES: usize = 4;
 
@@ -64,7 +62,7 @@ pub(super) async fn build(
         tokio::select! {
             order = orders.recv(), if room => match order {
                 Some(order) => {
-                    let slice = gather(order, &mut orders);
+                    let slice = gather(order, &mut orders, shared.together() as u64);
                     let shared = Arc::clone(&shared);
                     slices.push_back(tokio::task::spawn_blocking(move || slice_of(&shared, slice)));
                 }
@@ -113,11 +111,12 @@ async fn first(slices: &mut VecDeque<JoinHandle<Built>>) -> Built {
     }
 }
 
-/// What is waiting, up to a slice. Nothing waits for a slice to fill up.
-fn gather(order: Order, orders: &mut mpsc::UnboundedReceiver<Order>) -> Vec<Order> {
+/// What is waiting, up to a slice, which is closed at so many bytes of paths and content. Nothing
+/// waits for a slice to fill up.
+fn gather(order: Order, orders: &mut mpsc::UnboundedReceiver<Order>, most: u64) -> Vec<Order> {
     let mut bytes = weight(&order);
     let mut slice = vec![order];
-    while slice.len() < SLICE_OPS.min(MAX_OPS) && bytes < SLICE_BYTES {
+    while slice.len() < SLICE_OPS.min(MAX_OPS) && bytes < most {
         match orders.try_recv() {
             Ok(order) => {
                 bytes += weight(&order);

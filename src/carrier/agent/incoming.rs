@@ -44,12 +44,12 @@ pub(super) async fn read(
     reader: Box<dyn AsyncRead + Send + Unpin>,
     ended: Ended,
     peer: String,
-    urgent: mpsc::UnboundedSender<Vec<u8>>,
+    answers: mpsc::UnboundedSender<Vec<u8>>,
     events: mpsc::Sender<Carried>,
     shared: Arc<Shared>,
 ) {
     let mut reader = BufReader::with_capacity(64 * 1024, reader);
-    let end = frames(&mut reader, &urgent, &events, &shared).await;
+    let end = frames(&mut reader, &answers, &events, &shared).await;
     drop(reader);
     let error = match end {
         End::Unheard => return,
@@ -72,18 +72,18 @@ pub(super) async fn read(
 
 async fn frames<R: AsyncRead + Unpin>(
     reader: &mut R,
-    urgent: &mpsc::UnboundedSender<Vec<u8>>,
+    answers: &mpsc::UnboundedSender<Vec<u8>>,
     events: &mpsc::Sender<Carried>,
     shared: &Shared,
 ) -> End {
     let mut listings: HashMap<u32, Vec<Named>> = HashMap::new();
     loop {
-        let frame = match next(reader, urgent, shared).await {
+        let frame = match next(reader, answers, shared).await {
             Ok(frame) => frame,
             Err(end) => return end,
         };
         shared.received.fetch_add(frame.wire_size() as u64, Ordering::Relaxed);
-        let said = match take(frame, &mut listings, urgent, shared) {
+        let said = match take(frame, &mut listings, answers, shared) {
             Ok(Some(said)) => said,
             Ok(None) => continue,
             Err(what) => return End::Nonsense(what.to_owned()),
@@ -97,7 +97,7 @@ async fn frames<R: AsyncRead + Unpin>(
 /// The next frame. While nothing comes, the far end is asked.
 async fn next<R: AsyncRead + Unpin>(
     reader: &mut R,
-    urgent: &mpsc::UnboundedSender<Vec<u8>>,
+    answers: &mpsc::UnboundedSender<Vec<u8>>,
     _shared: &Shared,
 ) -> Result<Frame, End> {
     let mut header = [0; HEADER];
@@ -118,7 +118,7 @@ async fn next<R: AsyncRead + Unpin>(
                 }
                 let mut ping = Vec::new();
                 lsync_protocol::frame::encode(&Message::Ping(silences.into()), 0, &mut ping);
-                let _ = urgent.send(ping);
+                let _ = answers.send(ping);
                 continue;
             }
             Ok(Err(error)) => return Err(End::Broken(error)),
@@ -145,7 +145,7 @@ async fn next<R: AsyncRead + Unpin>(
 fn take(
     frame: Frame,
     listings: &mut HashMap<u32, Vec<Named>>,
-    urgent: &mpsc::UnboundedSender<Vec<u8>>,
+    answers: &mpsc::UnboundedSender<Vec<u8>>,
     shared: &Shared,
 ) -> Result<Option<Carried>, &'static str> {
     let answered = |request: u32| {
@@ -218,7 +218,7 @@ fn take(
         Message::Ping(n) => {
             let mut pong = Vec::new();
             lsync_protocol::frame::encode(&Message::Pong(n), 0, &mut pong);
-            let _ = urgent.send(pong);
+            let _ = answers.send(pong);
             None
         }
         Message::Pong(_) => None,

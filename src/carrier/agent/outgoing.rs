@@ -1,11 +1,14 @@
-//! Writing the link: small frames before bulk ones, and many in one write.
+//! Writing the link: small frames before bulk ones, and many in one write, within the limit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use lsync_protocol::frame::{self, HEADER};
+use lsync_protocol::message::Message;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
+use super::limit::Limit;
 use super::{Shared, locked};
 
 /// How much is gathered for one write.
@@ -21,42 +24,73 @@ pub(super) struct Bulk {
     pub(super) written: Option<oneshot::Sender<()>>,
 }
 
+/// What waits to be written.
+pub(super) struct Queues {
+    /// Questions and answers whether somebody is there: no limit keeps them back.
+    pub(super) answers: mpsc::UnboundedReceiver<Vec<u8>>,
+    /// Operations, and what else is small. An empty frame is the end.
+    pub(super) urgent: mpsc::UnboundedReceiver<Vec<u8>>,
+    /// Content of large files.
+    pub(super) bulk: mpsc::Receiver<Bulk>,
+}
+
 /// Writes frames until the queues close or the link breaks. A broken link is told by the reader.
 pub(super) async fn write(
     mut link: Box<dyn AsyncWrite + Send + Unpin>,
-    mut urgent: mpsc::UnboundedReceiver<Vec<u8>>,
-    mut bulk: mpsc::Receiver<Bulk>,
+    queues: Queues,
+    mut limit: Limit,
     shared: Arc<Shared>,
 ) {
+    let Queues { mut answers, mut urgent, mut bulk } = queues;
     let mut out: Vec<u8> = Vec::with_capacity(GATHER);
     let mut large: Option<Bulk> = None;
+    // An urgent frame that waits for the limit.
+    let mut held: Option<Vec<u8>> = None;
     let mut end = false;
     while !end {
         let mut written = None;
-        tokio::select! {
-            biased;
-            frame = urgent.recv() => match frame {
-                // An empty frame is the end: everything before it has left.
-                Some(frame) if frame.is_empty() => break,
-                Some(frame) => out.extend_from_slice(&frame),
-                None => break,
-            },
-            Some(bulk) = bulk.recv() => {
-                if bulk.frame.len() >= LARGE {
-                    large = Some(bulk);
-                } else {
-                    out.extend_from_slice(&bulk.frame);
-                    written = bulk.written;
+        let (wait, wait_bulk) = (limit.urgent(), limit.bulk());
+        let soonest = match &held {
+            Some(_) if wait_bulk.is_zero() => wait,
+            Some(_) => wait.min(wait_bulk),
+            None => wait_bulk,
+        };
+        if let Some(frame) = held.take_if(|_| wait.is_zero()) {
+            add(&frame, &mut out, &mut limit);
+        } else {
+            tokio::select! {
+                biased;
+                Some(frame) = answers.recv() => add(&frame, &mut out, &mut limit),
+                frame = urgent.recv(), if held.is_none() => match frame {
+                    // An empty frame is the end: everything before it has left.
+                    Some(frame) if frame.is_empty() => break,
+                    // A bare header, such as the last word, is not worth a wait.
+                    Some(frame) if !wait.is_zero() && frame.len() > HEADER => {
+                        held = Some(frame);
+                        continue;
+                    }
+                    Some(frame) => add(&frame, &mut out, &mut limit),
+                    None => break,
+                },
+                Some(bulk) = bulk.recv(), if wait_bulk.is_zero() => {
+                    limit.charge_bulk(bulk.frame.len());
+                    if bulk.frame.len() >= LARGE {
+                        large = Some(bulk);
+                    } else {
+                        out.extend_from_slice(&bulk.frame);
+                        written = bulk.written;
+                    }
                 }
+                () = tokio::time::sleep(soonest), if !soonest.is_zero() => continue,
             }
         }
-        while out.len() < GATHER {
+        while out.len() < GATHER && held.is_none() && limit.urgent().is_zero() {
             match urgent.try_recv() {
                 Ok(frame) if frame.is_empty() => {
                     end = true;
                     break;
                 }
-                Ok(frame) => out.extend_from_slice(&frame),
+                Ok(frame) => add(&frame, &mut out, &mut limit),
                 Err(_) => break,
             }
         }
@@ -84,10 +118,34 @@ pub(super) async fn write(
     let _ = link.shutdown().await;
 }
 
+/// An urgent frame is to be written next.
+fn add(frame: &[u8], out: &mut Vec<u8>, limit: &mut Limit) {
+    limit.charge_urgent(frame.len());
+    out.extend_from_slice(frame);
+}
+
 impl Shared {
+    /// Frames with a piece of content that stands at `offset`, and the bytes of content in each: one
+    /// frame, unless the link's limit wants smaller ones.
+    pub(super) fn content<'a>(
+        &'a self,
+        stage: u32,
+        offset: u64,
+        piece: &'a [u8],
+    ) -> impl Iterator<Item = (Vec<u8>, u32)> + 'a {
+        let offsets = (offset..).step_by(self.piece);
+        piece.chunks(self.piece).zip(offsets).map(move |(part, offset)| {
+            let mut bytes = self.buffer();
+            bytes.reserve(part.len() + 64);
+            frame::encode(&Message::Data { stage, offset }, part.len(), &mut bytes);
+            bytes.extend_from_slice(part);
+            (bytes, part.len() as u32)
+        })
+    }
+
     /// A buffer for a frame of content: one that was written, if there is one. The memory of a
     /// new one would have to be given by the kernel, page by page, for each piece.
-    pub(super) fn buffer(&self) -> Vec<u8> {
+    fn buffer(&self) -> Vec<u8> {
         locked(&self.spares).pop().unwrap_or_default()
     }
 
@@ -97,5 +155,190 @@ impl Shared {
             frame.clear();
             spares.push(frame);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::num::NonZeroU64;
+
+    use lsync_protocol::entry::{Holds, Kind, Meta};
+    use lsync_protocol::frame::{Frame, Header};
+    use lsync_protocol::handshake::Welcome;
+    use lsync_protocol::message::{Op, OpId};
+    use lsync_protocol::path::RelPath;
+    use tokio::io::{AsyncReadExt, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::carrier::agent::{AgentCarrier, Greeted};
+    use crate::carrier::{Carried, Carrier};
+    use crate::link::Link;
+    use crate::plan::Planned;
+    use crate::source::{Scope, Source};
+
+    /// A carrier whose far end is this test; time goes only while everybody waits.
+    struct Far {
+        dir: tempfile::TempDir,
+        carrier: AgentCarrier,
+        link: DuplexStream,
+        _events: mpsc::Receiver<Carried>,
+        start: Instant,
+    }
+
+    impl Far {
+        fn new(rate: u64) -> Far {
+            let dir = tempfile::tempdir().unwrap();
+            let source = Arc::new(Source::open(dir.path(), Scope::default()).unwrap());
+            let (ours, link) = tokio::io::duplex(1 << 24);
+            let (reader, writer) = tokio::io::split(ours);
+            let link_here = Link {
+                reader: Box::new(reader),
+                writer: Box::new(writer),
+                ended: Box::pin(std::future::pending()),
+                peer: "test".into(),
+                near: false,
+            };
+            let welcome = Welcome {
+                agent: "test".into(),
+                boot: [0; 16],
+                root: None,
+                holds: Holds {
+                    chown: false,
+                    groups: Vec::new(),
+                    own_group: 0,
+                    time_granularity: 1,
+                    folds_case: false,
+                    name_max: 255,
+                },
+                small: 4 << 20,
+                bulk: 8 << 20,
+            };
+            let (events, _events) = mpsc::channel(100);
+            let greeted = Greeted { link: link_here, welcome, key: [0; 32] };
+            let carrier = AgentCarrier::start(greeted, source, NonZeroU64::new(rate), events);
+            Far { dir, carrier, link, _events, start: Instant::now() }
+        }
+
+        fn content(&mut self, id: OpId, name: &str, size: u64) {
+            std::fs::write(self.dir.path().join(name), vec![b'x'; size as usize]).unwrap();
+            let path = RelPath::new(name.as_bytes()).unwrap();
+            let content =
+                Planned::Content { path, meta: Meta::default(), size, new: true, base: false };
+            self.carrier.send(vec![(id, content)]);
+        }
+
+        fn remove(&mut self, id: OpId) {
+            let path = RelPath::new(&b"gone"[..]).unwrap();
+            self.carrier.send(vec![(id, Planned::Remove { path, kind: Kind::File })]);
+        }
+
+        async fn say(&mut self, message: &Message) {
+            let mut out = Vec::new();
+            frame::encode(message, 0, &mut out);
+            self.link.write_all(&out).await.unwrap();
+        }
+
+        /// The next frame, and the milliseconds since the start when it came.
+        async fn next(&mut self) -> (u128, Frame) {
+            let mut header = [0; HEADER];
+            self.link.read_exact(&mut header).await.unwrap();
+            let header = Header::decode(&header).unwrap();
+            let mut body = vec![0; header.length];
+            self.link.read_exact(&mut body).await.unwrap();
+            (self.start.elapsed().as_millis(), Frame::decode(header, body).unwrap())
+        }
+
+        /// [`Far::next`] that is not content of a large file.
+        async fn next_small(&mut self) -> (u128, Message) {
+            loop {
+                match self.next().await {
+                    (_, frame) if matches!(frame.message, Message::Data { .. }) => {}
+                    (at, frame) => return (at, frame.message),
+                }
+            }
+        }
+    }
+
+    fn is_removal(message: &Message) -> bool {
+        matches!(message, Message::Ops { ops, .. } if matches!(ops[..], [Op::Remove { .. }]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn content_keeps_the_rate_and_lets_small_changes_pass() {
+        let mut far = Far::new(100_000);
+        far.content(1, "large", 1_000_000);
+        assert!(matches!(far.next_small().await, (0, Message::Open { .. })));
+        let (mut bytes, mut last, mut asked) = (0, 0, false);
+        while bytes < 1_000_000 {
+            let (at, frame) = far.next().await;
+            let Message::Data { offset, .. } = frame.message else { panic!("{frame:?}") };
+            assert_eq!(offset, bytes);
+            assert!(frame.raw().len() <= 10_000);
+            bytes += frame.raw().len() as u64;
+            // The burst, a piece, and what the frames cost besides.
+            assert!(u128::from(bytes) <= at * 100 + 20_000, "{bytes} bytes at {at} ms");
+            if bytes > 500_000 && !asked {
+                asked = true;
+                // In the middle of it: not a millisecond is waited for.
+                far.remove(2);
+                far.say(&Message::Ping(7)).await;
+                let mut seen = Vec::new();
+                while seen.len() < 2 {
+                    let (then, frame) = far.next().await;
+                    assert_eq!(then, at, "{frame:?}");
+                    seen.push(frame.message);
+                }
+                assert!(seen.iter().any(is_removal) && seen.contains(&Message::Pong(7)));
+            }
+            last = at;
+        }
+        assert!((9_800..10_300).contains(&last), "{last} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_small_changes_are_limited_too() {
+        let mut far = Far::new(100_000);
+        for id in 1..=50 {
+            far.content(id, &format!("small{id}"), 20_000);
+        }
+        let (mut ops, mut bytes, mut last) = (0, 0, 0);
+        while ops < 50 {
+            let (at, frame) = far.next().await;
+            let Message::Ops { ops: more, .. } = &frame.message else { panic!("{frame:?}") };
+            ops += more.len();
+            bytes += frame.wire_size() as u128;
+            // The burst, and a message of operations.
+            assert!(bytes <= at * 100 + 10_000 + 50_000, "{bytes} bytes at {at} ms");
+            last = at;
+        }
+        assert!((9_300..10_300).contains(&last), "{last} ms");
+        // In debt, but neither an answer nor the last word is kept back; an operation is.
+        far.say(&Message::Ping(7)).await;
+        assert_eq!(far.next_small().await, (last, Message::Pong(7)));
+        far.remove(51);
+        let (at, message) = far.next_small().await;
+        assert!(is_removal(&message) && at > last + 100, "{message:?} at {at} ms");
+        far.content(52, "more", 60_000);
+        let (last, _) = far.next().await;
+        far.carrier.finish();
+        assert_eq!(far.next_small().await, (last, Message::Bye));
+        assert_eq!(far.link.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(far.start.elapsed().as_millis(), last);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nothing_waits() {
+        let mut far = Far::new(0);
+        far.content(1, "large", 1_000_000);
+        far.remove(2);
+        let mut bytes = 0;
+        while bytes < 1_000_000 {
+            let (at, frame) = far.next().await;
+            assert_eq!(at, 0);
+            bytes += frame.raw().len();
+        }
+        assert_eq!(far.carrier.traffic().0 / 1000, 1000);
     }
 }

@@ -179,14 +179,9 @@ impl Lane {
         }
     }
 
-    /// A frame with a piece of content.
-    fn frame(&self, offset: u64, piece: &[u8]) -> (Vec<u8>, u32) {
-        let mut bytes = self.shared.buffer();
-        bytes.reserve(piece.len() + 64);
-        let data = Message::Data { stage: self.stage, offset };
-        frame::encode(&data, piece.len(), &mut bytes);
-        bytes.extend_from_slice(piece);
-        (bytes, piece.len() as u32)
+    /// Frames with a piece of content, and what each costs.
+    fn frames(&self, offset: u64, piece: &[u8]) -> Vec<(Vec<u8>, u32)> {
+        self.shared.content(self.stage, offset, piece).collect()
     }
 }
 

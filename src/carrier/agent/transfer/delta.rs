@@ -296,10 +296,8 @@ async fn passes(
                     let after = ranges.partition_point(|(from, len)| from + len <= at);
                     let sure = ranges.get(after).is_none_or(|r| r.0 >= at + bytes.len() as u64);
                     if differs || !sure {
-                        for (piece, offset) in bytes.chunks(PIECE).zip((at..).step_by(PIECE)) {
-                            frames.push(of.frame(offset, piece));
-                            sent += piece.len();
-                        }
+                        sent += bytes.len();
+                        frames.extend(of.frames(at, bytes));
                     }
                     index += 1;
                 }

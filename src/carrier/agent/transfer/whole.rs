@@ -57,7 +57,7 @@ fn go(mut reader: FileReader, lane: &Lane) -> Result<Go, Stopped> {
     let mut frames = Vec::new();
     while frames.len() < PIECES {
         if let Some((offset, piece)) = reader.next_piece()? {
-            frames.push(lane.frame(offset, piece));
+            frames.extend(lane.frames(offset, piece));
             continue;
         }
         let end = match reader.finish()? {

@@ -122,8 +122,8 @@ impl Hunt {
 /// Content from `from` to `to`, which lies in the window that begins at `at`.
 fn literal(lane: &Lane, go: &mut Go, at: u64, from: u64, to: u64, window: &[u8]) -> usize {
     let bytes = window.get((from - at) as usize..(to - at) as usize).unwrap_or_default();
-    for (piece, offset) in bytes.chunks(PIECE).zip((from..).step_by(PIECE)) {
-        go.frames.push(lane.frame(offset, piece));
+    if !bytes.is_empty() {
+        go.frames.extend(lane.frames(from, bytes));
     }
     bytes.len()
 }
