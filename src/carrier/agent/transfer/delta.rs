@@ -72,7 +72,7 @@ pub(super) async fn bring(lane: &Lane, path: &RelPath) -> Result<Option<Brought>
     });
     let reader = opened.await?;
     let (reader, left) = base.same(reader).await?;
-    let index = base.index(&left).await?;
+    let index = base.index(left.search).await?;
     let reader = hunt(lane, reader, &left.new, index).await?;
     let (reader, settled) = passes(lane, reader, left.new).await?;
     let Some(hash) = reader.hash() else {
@@ -91,8 +91,8 @@ pub(super) async fn bring(lane: &Lane, path: &RelPath) -> Result<Option<Brought>
 struct Left {
     /// Of the new content.
     new: Ranges,
-    /// Of the base.
-    old: Ranges,
+    /// Of the base, what is to be searched in blocks of this length: its sums were asked for.
+    search: Option<(u32, Ranges)>,
 }
 
 /// The base, as the agent tells of it.
@@ -141,11 +141,13 @@ impl Base<'_> {
         // A short block at the end is one of the base's only where the base ends as well.
         let common = if size == self.size { size } else { size.min(self.size) / length * length };
         let (blocks, common_blocks) = (reader.blocks(), common.div_ceil(length));
-        let mut left = Left { new: Vec::new(), old: Vec::new() };
+        let mut left = Left { new: Vec::new(), search: None };
+        // Of the base, what did not stand at its place.
+        let mut old = Ranges::new();
         let mut copies = Copies::default();
         let (mut asked, mut index, mut equal) = (0, 0, 0);
         let mut asking = true;
-        while index < blocks && index < reader.blocks() {
+        while index < blocks {
             self.lane.go_on()?;
             while asking && asked < common_blocks && asked < index + AHEAD * segment {
                 let count = segment.min(common_blocks - asked);
@@ -184,33 +186,37 @@ impl Base<'_> {
                 } else {
                     push(&mut left.new, at, len);
                     if index < asked {
-                        push(&mut left.old, at, len.min(self.size - at));
+                        push(&mut old, at, len.min(self.size - at));
                     }
                 }
             }
             copies.send(self.lane).await?;
             index += count;
-            if index * length >= PATIENCE && equal < index * length / HARDLY {
+            // The agent makes the other sums while the rest is hashed here.
+            let hardly = index * length >= PATIENCE && equal < index * length / HARDLY;
+            if asking && (hardly || index >= blocks) {
                 asking = false;
+                // What was asked ahead is not wanted any more.
+                let ahead = asked.saturating_sub(index);
+                self.next(ahead as usize * size_of::<Short>()).await?;
+                asked -= ahead;
+                // What nobody asked about may stand anywhere.
+                let seen = (asked * length).min(common);
+                push(&mut old, seen, self.size - seen);
+                left.search = self.search(&old, size - equal).await?;
             }
         }
-        // What was asked ahead and is not wanted any more.
-        let over = asked.saturating_sub(index) as usize;
-        self.next(over * size_of::<Short>()).await?;
-        // What nobody asked about may stand anywhere.
-        let seen = (asked * length).min(common);
-        push(&mut left.old, seen, self.size - seen);
         Ok((reader, left))
     }
 
-    /// The sums of what is left of the base, to be searched; `None` when there is nothing.
-    async fn index(&mut self, left: &Left) -> Result<Option<(u32, Arc<Index>)>, Stopped> {
-        let block = fine_block(bytes(&left.old));
-        if left.new.is_empty() || left.old.is_empty() || block > BLOCK_MAX {
+    /// Asks for the sums of what is left of the base, to find `new` bytes there.
+    async fn search(&mut self, old: &Ranges, new: u64) -> Result<Option<(u32, Ranges)>, Stopped> {
+        let block = fine_block(bytes(old));
+        if old.is_empty() || block > BLOCK_MAX {
             return Ok(None);
         }
         let (mut ranges, mut blocks) = (Ranges::new(), 0);
-        for &(at, len) in left.old.iter().take(MAX_RANGES) {
+        for &(at, len) in old.iter().take(MAX_RANGES) {
             blocks += len.div_ceil(u64::from(block));
             if blocks > MAX_BLOCKS {
                 break;
@@ -218,10 +224,19 @@ impl Base<'_> {
             ranges.push((at, len));
         }
         // What is left may be less than its sums.
-        if ranges.is_empty() || bytes(&left.new) <= blocks * SUM as u64 {
+        if ranges.is_empty() || new <= blocks * SUM as u64 {
             return Ok(None);
         }
         self.ask(SumHow::Search, block, ranges.clone()).await?;
+        Ok(Some((block, ranges)))
+    }
+
+    /// The sums that were asked for, made ready for a search.
+    async fn index(
+        &mut self,
+        asked: Option<(u32, Ranges)>,
+    ) -> Result<Option<(u32, Arc<Index>)>, Stopped> {
+        let Some((block, ranges)) = asked else { return Ok(None) };
         let mut index = Index::new(block);
         for (at, len) in ranges {
             let count = len.div_ceil(u64::from(block)) as usize;

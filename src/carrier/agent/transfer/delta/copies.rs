@@ -5,6 +5,11 @@ use lsync_protocol::message::{MAX_COPY, MAX_RANGES, Message};
 
 use crate::carrier::agent::transfer::{Lane, Stopped};
 
+/// The most that one message copies, and the most ranges it has: well below what the wire allows, so
+/// that no message costs more credit than an agent grants at least.
+const COPIED: u64 = MAX_COPY / 4;
+const RANGES: usize = MAX_RANGES / 32;
+
 /// Copies that are to be told. Those that go on where the last one ended are one with it.
 #[derive(Debug, Default)]
 pub(super) struct Copies(Vec<(u64, u64, u64)>);
@@ -19,10 +24,10 @@ impl Copies {
 
     /// The next message's: what one may copy, and no more ranges than it may have.
     fn next(&mut self) -> Option<Vec<(u64, u64, u64)>> {
-        let (mut out, mut room) = (Vec::new(), MAX_COPY);
+        let (mut out, mut room) = (Vec::new(), COPIED);
         let mut whole = 0;
         for (to, from, len) in &mut self.0 {
-            if room == 0 || out.len() == MAX_RANGES {
+            if room == 0 || out.len() == RANGES {
                 break;
             }
             let part = room.min(*len);
@@ -56,15 +61,15 @@ mod tests {
         let mut copies = Copies::default();
         copies.push(0, 10, 5);
         copies.push(5, 15, 5);
-        copies.push(10, 40, MAX_COPY);
+        copies.push(10, 40, COPIED);
         copies.push(0, 0, 1);
-        assert_eq!(copies.next().unwrap(), [(0, 10, 10), (10, 40, MAX_COPY - 10)]);
-        assert_eq!(copies.next().unwrap(), [(MAX_COPY, MAX_COPY + 30, 10), (0, 0, 1)]);
+        assert_eq!(copies.next().unwrap(), [(0, 10, 10), (10, 40, COPIED - 10)]);
+        assert_eq!(copies.next().unwrap(), [(COPIED, COPIED + 30, 10), (0, 0, 1)]);
         assert_eq!(copies.next(), None);
-        for n in 0..=MAX_RANGES as u64 {
+        for n in 0..=RANGES as u64 {
             copies.push(n * 2, n * 3, 1);
         }
-        assert_eq!(copies.next().map(|copies| copies.len()), Some(MAX_RANGES));
+        assert_eq!(copies.next().map(|copies| copies.len()), Some(RANGES));
         assert_eq!(copies.next().map(|copies| copies.len()), Some(1));
     }
 }
