@@ -96,8 +96,9 @@ impl BlockReader {
             // Shrunk since: this pass ends here, and has to be repeated.
             self.short = true;
             self.entry.size = at + self.buffer.len() as u64;
+            // Of the pass before there may be more.
+            self.chains.truncate(self.blocks() as usize);
             if self.buffer.is_empty() {
-                self.chains.truncate(index as usize);
                 return Ok(None);
             }
         }
