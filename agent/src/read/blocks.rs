@@ -153,7 +153,9 @@ impl BlockReader {
         Some(*blake3::hash(content).as_bytes())
     }
 
-    /// Says at the end of a pass whether the file changed meanwhile.
+    /// Says at the end of a pass whether the file changed meanwhile. In the first pass ranges were
+    /// read again after their blocks, and what grew may have changed as well: then the two need not
+    /// be of one version, and it is read once more. A further pass reads everything once.
     ///
     /// # Errors
     /// When it cannot be looked at.
@@ -162,7 +164,7 @@ impl BlockReader {
         let pass = compare(&self.before, &after);
         Ok(match (pass, self.short) {
             (Pass::Settled, false) => Finish::Settled,
-            (Pass::Grown, false) => Finish::Unsettled,
+            (Pass::Grown, false) if self.pass > 1 => Finish::Unsettled,
             _ if self.pass < PASSES => Finish::Again,
             _ => Finish::Unsettled,
         })

@@ -138,6 +138,28 @@ fn a_live_change_is_a_delta_too() {
 }
 
 #[test]
+fn a_file_that_grows_and_changes_at_once_is_never_put_together_wrongly() {
+    let counted = Counted::new(3 * MIB);
+    let stage = &counted.stage;
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    // As a database does it: pages are written over while the file gets longer.
+    let file = fs::OpenOptions::new().write(true).open(stage.s("f")).unwrap();
+    let mut size = 3 * MIB as u64;
+    for n in 0..1500u64 {
+        file.write_all_at(&noise(n, 4096), n * 7919 * 4096 % size).unwrap();
+        file.write_all_at(&noise(n, 2000), size).unwrap();
+        size += 2000;
+        // It goes on for longer than a few deltas take.
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    drop(file);
+    stage.settles();
+    assert!(push.events("problem").is_empty(), "{}", push.said());
+    push.terminate();
+}
+
+#[test]
 fn a_base_that_is_not_what_it_was_makes_no_wrong_file() {
     let counted = Counted::new(4 * MIB);
     let stage = &counted.stage;
