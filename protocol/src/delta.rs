@@ -46,17 +46,20 @@ pub fn block(size: u64) -> u32 {
 }
 
 /// The block of the searching level when `total` bytes of the base are unmatched: [`FINE`] up to
-/// [`FINE_TOTAL`] and twice and four times that for twice and four times as much, else a power of two near the square root, at most [`FINE_MAX`] while that gives no
-/// more than [`BLOCKS`] blocks (up to 32 GiB); beyond, what gives that many, 2 GiB at most, with the
-/// same limit of 2^48 bytes as [`block`].
+/// [`FINE_TOTAL`], twice that up to twice as much and four times up to four times as much, else a
+/// power of two near the square root, at most [`FINE_MAX`] while that gives no more than [`BLOCKS`]
+/// blocks (up to 32 GiB); beyond, what gives that many, 2 GiB at most, with the same limit of 2^48
+/// bytes as [`block`].
 ///
 /// Scattered edits leave little unmatched and find small blocks; a wholly shifted GiB has 32768
 /// blocks, whose sums are 384 KiB.
 pub fn fine_block(total: u64) -> u32 {
-    let small = [FINE, 2 * FINE, 4 * FINE].into_iter();
-    let wanted = small.zip([FINE_TOTAL, 2 * FINE_TOTAL, 4 * FINE_TOTAL]);
-    let wanted = wanted.filter(|(_, most)| total <= *most).map(|(block, _)| block).next();
-    let wanted = wanted.unwrap_or_else(|| root(total).clamp(FINE, FINE_MAX));
+    let wanted = match total.div_ceil(FINE_TOTAL) {
+        0 | 1 => FINE,
+        2 => 2 * FINE,
+        3 | 4 => 4 * FINE,
+        _ => root(total).clamp(FINE, FINE_MAX),
+    };
     bounded(total, wanted)
 }
 
