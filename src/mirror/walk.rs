@@ -411,7 +411,7 @@ impl Mirror {
             let compared = walk.read_all && walk.pending.is_empty() && self.parked.is_empty();
             match walk.phase {
                 Phase::Comparing if compared => {
-                    if !self.comparing_ended(now) {
+                    if !self.comparing_ended() {
                         return;
                     }
                 }
@@ -426,7 +426,7 @@ impl Mirror {
     }
 
     /// Everything was compared: what of the names that only the target has may go?
-    fn comparing_ended(&mut self, now: Instant) -> bool {
+    fn comparing_ended(&mut self) -> bool {
         // A rename that has not left yet may be what makes a name look extra.
         if !self.names_told() {
             return false;
@@ -465,7 +465,6 @@ impl Mirror {
         for dir in dirs {
             self.count_beneath(dir);
         }
-        let _ = now;
         true
     }
 
