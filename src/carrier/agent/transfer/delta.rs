@@ -289,10 +289,21 @@ async fn passes(
     mut unsure: Ranges,
 ) -> Result<(BlockReader, bool), Stopped> {
     loop {
-        match reader.finish()? {
-            Finish::Settled => return Ok((reader, true)),
-            Finish::Unsettled => return Ok((reader, false)),
-            Finish::Again => reader.again()?,
+        let (next, settled) = blocking(move || {
+            let settled = match reader.finish()? {
+                Finish::Settled => Some(true),
+                Finish::Unsettled => Some(false),
+                Finish::Again => {
+                    reader.again()?;
+                    None
+                }
+            };
+            Ok((reader, settled))
+        })
+        .await?;
+        reader = next;
+        if let Some(settled) = settled {
+            return Ok((reader, settled));
         }
         let mut index = 0;
         let mut end = false;
