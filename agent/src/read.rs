@@ -15,11 +15,9 @@ use rustix::io::Errno;
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
-mod blocks;
 mod holes;
 mod large;
 
-pub use blocks::BlockReader;
 pub use large::{FileReader, Finish};
 
 /// How often a file that changes while it is read is read again at most.
@@ -142,8 +140,15 @@ fn compare(before: &Stat, after: &Stat) -> Pass {
 fn read_at(fd: &OwnedFd, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
     // What is there already is overwritten: only what is new needs to be zeros.
     into.resize(size, 0);
+    let filled = read_into(fd, offset, into)?;
+    into.truncate(filled);
+    Ok(())
+}
+
+/// Fills a buffer from `offset` on: how far, where the file ends before.
+fn read_into(fd: &OwnedFd, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
     let mut filled = 0;
-    while filled < size {
+    while filled < into.len() {
         match rustix::io::pread(fd, &mut into[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(n) => filled += n,
@@ -151,8 +156,7 @@ fn read_at(fd: &OwnedFd, offset: u64, size: usize, into: &mut Vec<u8>) -> Result
             Err(error) => return Err(error),
         }
     }
-    into.truncate(filled);
-    Ok(())
+    Ok(filled)
 }
 
 /// Reads a small file. Its content is never of two versions unless it changed during each of

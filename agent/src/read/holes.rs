@@ -8,20 +8,13 @@ use rustix::io::Errno;
 
 use crate::meta;
 
-/// What is known of the holes of a file that is read from front to back.
-#[derive(Debug, Default)]
-pub(super) struct Holes {
-    /// Up to here there is no data, as far as known.
-    data_from: u64,
-    /// The file system does not tell holes.
-    dense: bool,
-}
-
 /// Data of a file, as far as it was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Data {
     /// Data that is known. To find its end costs as much as it is long on some file systems.
     known: Range<u64>,
+    /// From here on up to it is a hole.
+    hole: u64,
 }
 
 impl Data {
@@ -33,7 +26,7 @@ impl Data {
         at: u64,
         end: u64,
     ) -> Result<Option<(u64, u64)>, Errno> {
-        if !self.known.contains(&at) {
+        if !(self.hole..self.known.end).contains(&at) {
             let from = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
                 Ok(from) => from,
                 // Nothing but a hole up to the end. If that is not where it was, the read tells.
@@ -46,33 +39,9 @@ impl Data {
             let to = rustix::fs::seek(fd, SeekFrom::Hole(from))?;
             // It may have been punched in between.
             self.known = from..to.max(from + 1);
+            self.hole = at;
         }
         let from = self.known.start.max(at);
         Ok((from < end).then(|| (from, self.known.end.min(end))))
-    }
-}
-
-impl Holes {
-    /// Is there nothing but a hole in this range? Ranges are asked in order.
-    pub(super) fn is_hole(&mut self, fd: &OwnedFd, at: u64, size: usize) -> Result<bool, Errno> {
-        if self.dense {
-            return Ok(false);
-        }
-        if self.data_from <= at {
-            self.data_from = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
-                Ok(from) => from,
-                // Nothing but a hole up to the end, or the end is before: then the read tells.
-                Err(Errno::NXIO) => match meta::stat_fd(fd)?.size {
-                    end if end < at + size as u64 => return Ok(false),
-                    end => end,
-                },
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                    self.dense = true;
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(self.data_from >= at + size as u64)
     }
 }

@@ -1,18 +1,20 @@
-//! A large file, read in pieces: holes skipped, hashed on the way, read again where it changed.
+//! A large file, read by blocks whose chaining values are kept: what is unchanged beside an older
+//! version is found by them, and they make the hash of the whole without another pass.
 //!
-//! Of each piece that was yielded 16 bytes are kept, so a further pass yields only what differs
-//! and memory stays flat.
+//! 32 bytes a block are kept, and blocks grow with the file, so memory stays small.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use blake3::Hasher;
+use lsync_protocol::delta::tree::{self, Chain};
 use lsync_protocol::entry::Entry;
 use lsync_protocol::frame::PIECE;
 use lsync_protocol::message::Hash;
 use lsync_protocol::path::RelPath;
+use rustix::io::Errno;
 
-use super::holes::Holes;
-use super::{PASSES, Pass, ReadError, compare, open, read_at, sequential};
+use super::holes::Data;
+use super::{PASSES, Pass, ReadError, compare, open, read_at, read_into, sequential};
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
@@ -27,54 +29,62 @@ pub enum Finish {
     Again,
 }
 
-/// What the other side has of one piece.
-type Sum = [u8; 16];
-
-/// A piece that was never yielded: the other side has a hole there.
-const HOLE: Sum = [0; 16];
-
-/// Reads one large file.
+/// Reads one large file by blocks.
 #[derive(Debug)]
 pub struct FileReader {
     fd: OwnedFd,
     before: Stat,
     entry: Entry,
-    hasher: Hasher,
-    /// Where the next piece begins.
-    offset: u64,
-    /// What of each piece was yielded last; indexed by offset / `PIECE`.
-    sums: Vec<Sum>,
-    holes: Holes,
+    block: u32,
+    /// Of each block as it was read last.
+    chains: Vec<Chain>,
+    data: Data,
     /// It ended before its size.
     short: bool,
+    /// Ranges were read a second time in this pass.
+    reread: bool,
     pass: u32,
+    /// Where to read on.
+    next: u64,
+    /// What was read last, and where it begins.
     buffer: Vec<u8>,
+    at: u64,
+    /// Which ranges of it are not in a hole, and which of its blocks are other than before.
+    filled: Vec<Range<u64>>,
+    differ: Vec<bool>,
 }
 
 impl FileReader {
-    /// Opens a file for its first pass.
+    /// Opens a file for its first pass, in blocks of what `block` says for its size.
     ///
     /// # Errors
     /// [`ReadError`], never `TooLarge`.
-    pub fn open(root: &Root, path: &RelPath) -> Result<FileReader, ReadError> {
+    pub fn open(
+        root: &Root,
+        path: &RelPath,
+        block: impl Fn(u64) -> u32,
+    ) -> Result<FileReader, ReadError> {
         let (fd, before) = open(root, path)?;
         sequential(&fd);
         Ok(FileReader {
             fd,
             entry: before.entry(None),
+            block: block(before.size),
             before,
-            hasher: Hasher::new(),
-            offset: 0,
-            sums: Vec::new(),
-            holes: Holes::default(),
+            chains: Vec::new(),
+            data: Data::default(),
             short: false,
+            reread: false,
             pass: 1,
             buffer: Vec::new(),
+            next: 0,
+            at: 0,
+            filled: Vec::new(),
+            differ: Vec::new(),
         })
     }
 
-    /// The file as it was before the first byte of this pass was read. After a pass that hit the
-    /// end early, its size is what was read.
+    /// The file as it was before the first byte of this pass was read.
     #[must_use]
     pub fn entry(&self) -> &Entry {
         &self.entry
@@ -86,53 +96,154 @@ impl FileReader {
         self.before.identity()
     }
 
-    /// The next piece that the other side does not have: where it lies, and its bytes, at most
-    /// [`PIECE`]. `None` at the end of the pass.
+    /// Bytes of a block.
+    #[must_use]
+    pub fn block(&self) -> u32 {
+        self.block
+    }
+
+    /// How many blocks there are.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.entry.size.div_ceil(u64::from(self.block))
+    }
+
+    /// Reads on, at least a block: which range. `None` at the end of the pass.
     ///
     /// # Errors
     /// The operating system's; the reader is of no use after one.
-    pub fn next_piece(&mut self) -> Result<Option<(u64, &[u8])>, std::io::Error> {
-        while self.offset < self.entry.size && !self.short {
-            let at = self.offset;
-            let size = (self.entry.size - at).min(PIECE as u64) as usize;
-            let index = (at / PIECE as u64) as usize;
-            let hole = self.holes.is_hole(&self.fd, at, size)?;
-            if hole {
-                self.buffer.clear();
-                self.buffer.resize(size, 0);
-            } else {
-                read_at(&self.fd, at, size, &mut self.buffer)?;
-            }
-            let got = self.buffer.len();
-            if got < size {
-                // Shrunk since: this pass ends here, and has to be repeated.
-                self.short = true;
-                self.entry.size = at + got as u64;
-                if got == 0 {
-                    break;
-                }
-            }
-            self.hasher.update(&self.buffer);
-            self.offset = at + got as u64;
-            if self.sums.len() <= index {
-                self.sums.resize(index + 1, HOLE);
-            }
-            let sum = if hole && self.sums[index] == HOLE { HOLE } else { sum(&self.buffer) };
-            if self.sums[index] != sum {
-                self.sums[index] = sum;
-                return Ok(Some((at, &self.buffer)));
+    pub fn read_on(&mut self) -> Result<Option<Range<u64>>, std::io::Error> {
+        let at = self.next;
+        if at >= self.entry.size || self.short {
+            return Ok(None);
+        }
+        let size = u64::from(self.block).max(PIECE as u64).min(self.entry.size - at);
+        let got = self.fill(at, size)?;
+        self.buffer.truncate(got);
+        self.next = at + got as u64;
+        if got < size as usize {
+            // Shrunk since: this pass ends here, and has to be repeated.
+            self.short = true;
+            self.entry.size = self.next;
+            // Of the pass before there may be more.
+            self.chains.truncate(self.blocks() as usize);
+            if got == 0 {
+                return Ok(None);
             }
         }
-        Ok(None)
+        let first = (at / u64::from(self.block)) as usize;
+        self.differ.clear();
+        let mut start = at;
+        for (index, bytes) in (first..).zip(self.buffer.chunks(self.block as usize)) {
+            let chain = tree::chain(start, bytes);
+            self.differ.push(match self.chains.get_mut(index) {
+                Some(known) => std::mem::replace(known, chain) != chain,
+                None => {
+                    self.chains.push(chain);
+                    true
+                }
+            });
+            start += bytes.len() as u64;
+        }
+        Ok(Some(at..self.next))
     }
 
-    /// BLAKE3 of everything this pass read, holes as zeros: of the whole content at its end.
+    /// Reads into the buffer what is not in a hole, and has zeros for the rest: how far it came.
+    fn fill(&mut self, at: u64, size: u64) -> Result<usize, Errno> {
+        let end = at + size;
+        self.at = at;
+        self.filled.clear();
+        self.buffer.resize(size as usize, 0);
+        let mut done = at;
+        while let Some((from, to)) = self.data.next(&self.fd, done, end)? {
+            let (first, last) = ((from - at) as usize, (to - at) as usize);
+            self.buffer[(done - at) as usize..first].fill(0);
+            done = from + read_into(&self.fd, from, &mut self.buffer[first..last])? as u64;
+            self.filled.push(from..done);
+            if done < to || done == end {
+                return Ok((done - at) as usize);
+            }
+        }
+        self.buffer[(done - at) as usize..].fill(0);
+        Ok(size as usize)
+    }
+
+    /// Of what was read last, the blocks that are other than in the pass before (in a first pass,
+    /// each is), and those of which `also` says so by their range. In a first pass nothing of it
+    /// that is in a hole; in a later one zeros too, for the other side may have something else.
+    pub fn pieces(&self, also: impl Fn(Range<u64>) -> bool) -> Vec<(u64, &[u8])> {
+        let end = self.at + self.buffer.len() as u64;
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut start = self.at;
+        for &differs in &self.differ {
+            let range = start..(start + u64::from(self.block)).min(end);
+            start = range.end;
+            if !differs && !also(range.clone()) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => runs.push(range),
+            }
+        }
+        let piece = |range: Range<u64>| {
+            let (from, to) = ((range.start - self.at) as usize, (range.end - self.at) as usize);
+            (from < to).then(|| (range.start, &self.buffer[from..to]))
+        };
+        if self.pass > 1 {
+            return runs.into_iter().filter_map(piece).collect();
+        }
+        let parts = runs.iter().flat_map(|run| {
+            let part = |data: &Range<u64>| data.start.max(run.start)..data.end.min(run.end);
+            self.filled.iter().map(part).filter(|part| part.start < part.end)
+        });
+        parts.filter_map(piece).collect()
+    }
+
+    /// The chains of the blocks read so far.
     #[must_use]
-    pub fn hash(&self) -> Hash {
-        *self.hasher.finalize().as_bytes()
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
     }
 
-    /// Says at the end of a pass whether the file changed meanwhile.
+    /// Reads a range of this pass again. What lies behind the end by now is zeros, and the pass has
+    /// to be repeated.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn read(&mut self, at: u64, size: usize, into: &mut Vec<u8>) -> Result<(), std::io::Error> {
+        self.reread = true;
+        read_at(&self.fd, at, size, into)?;
+        if into.len() < size {
+            self.short = true;
+            into.resize(size, 0);
+        }
+        Ok(())
+    }
+
+    /// The next bytes from `at` on, before `end`, that are not in a hole: where they begin and end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn data(&mut self, at: u64, end: u64) -> Result<Option<(u64, u64)>, std::io::Error> {
+        Ok(self.data.next(&self.fd, at, end)?)
+    }
+
+    /// BLAKE3 of everything, once all blocks were read.
+    #[must_use]
+    pub fn hash(&self) -> Option<Hash> {
+        if self.blocks() > 1 {
+            return tree::root(self.block, self.entry.size, &self.chains)
+                .map(|hash| *hash.as_bytes());
+        }
+        // One block is the root itself, which its chain does not tell; it was read last.
+        let content = self.buffer.get(..usize::try_from(self.entry.size).ok()?)?;
+        Some(*blake3::hash(content).as_bytes())
+    }
+
+    /// Says at the end of a pass whether the file changed meanwhile. Where ranges were read again
+    /// after their blocks, what grew may have changed as well: then the two need not be of one
+    /// version, and it is read once more.
     ///
     /// # Errors
     /// When it cannot be looked at.
@@ -141,34 +252,28 @@ impl FileReader {
         let pass = compare(&self.before, &after);
         Ok(match (pass, self.short) {
             (Pass::Settled, false) => Finish::Settled,
-            (Pass::Grown, false) => Finish::Unsettled,
+            (Pass::Grown, false) if !self.reread => Finish::Unsettled,
             _ if self.pass < PASSES => Finish::Again,
             _ => Finish::Unsettled,
         })
     }
 
-    /// Begins another pass: [`FileReader::next_piece`] then yields only what differs from what it
-    /// yielded before.
+    /// Begins another pass. Blocks keep their length.
     ///
     /// # Errors
     /// When it cannot be looked at.
     pub fn again(&mut self) -> Result<(), std::io::Error> {
         self.before = meta::stat_fd(&self.fd)?;
         self.entry = self.before.entry(None);
-        self.hasher = Hasher::new();
-        self.offset = 0;
-        self.holes = Holes::default();
+        self.chains.truncate(usize::try_from(self.blocks()).unwrap_or(usize::MAX));
+        self.data = Data::default();
         self.short = false;
+        self.reread = false;
+        self.next = 0;
+        self.buffer.clear();
         self.pass += 1;
         Ok(())
     }
-}
-
-/// What is remembered of a piece; its length counts.
-fn sum(piece: &[u8]) -> Sum {
-    let mut sum = [0; 16];
-    sum.copy_from_slice(&blake3::hash(piece).as_bytes()[..16]);
-    sum
 }
 
 #[cfg(test)]
@@ -178,7 +283,51 @@ mod tests {
     use std::fs::{self, File, OpenOptions};
     use std::os::unix::fs::FileExt;
 
-    const P: u64 = PIECE as u64;
+    const BLOCK: u32 = 16 * 1024;
+
+    /// Where pieces came from, and everything that was read.
+    fn all(reader: &mut FileReader) -> (Vec<u64>, Vec<u8>) {
+        let (mut differ, mut content) = (Vec::new(), Vec::new());
+        while reader.read_on().unwrap().is_some() {
+            content.extend_from_slice(&reader.buffer);
+            differ.extend(reader.pieces(|_| false).iter().map(|(at, _)| at / P));
+        }
+        (differ, content)
+    }
+
+    #[test]
+    fn blocks_make_the_hash_and_a_further_pass_tells_what_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("f");
+        let mut content: Vec<u8> = (0..5 * BLOCK + 77).map(|i| (i * 7 / 3) as u8).collect();
+        fs::write(&name, &content).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let path = RelPath::new(&b"f"[..]).unwrap();
+        let mut reader = FileReader::open(&root, &path, |_| BLOCK).unwrap();
+        assert_eq!(all(&mut reader), (vec![0], content.clone()));
+        assert_eq!(reader.hash(), Some(*blake3::hash(&content).as_bytes()));
+        assert_eq!(reader.finish().unwrap(), Finish::Settled);
+
+        let file = fs::OpenOptions::new().write(true).open(&name).unwrap();
+        file.write_at(b"other", u64::from(BLOCK) * 2 + 9).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(reader.finish().unwrap(), Finish::Again);
+        reader.again().unwrap();
+        content[BLOCK as usize * 2 + 9..][..5].copy_from_slice(b"other");
+        assert_eq!(all(&mut reader), (vec![2], content.clone()));
+        assert_eq!(reader.hash(), Some(*blake3::hash(&content).as_bytes()));
+
+        // It ends early: what was read is what there is.
+        reader.again().unwrap();
+        file.set_len(u64::from(BLOCK) + 10).unwrap();
+        content.truncate(BLOCK as usize + 10);
+        assert_eq!(all(&mut reader), (vec![1], content.clone()));
+        assert_eq!(reader.hash(), Some(*blake3::hash(&content).as_bytes()));
+        assert_eq!(reader.finish().unwrap(), Finish::Unsettled, "the last pass");
+    }
+
+    const P: u64 = BLOCK as u64;
+    const B: usize = BLOCK as usize;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -187,11 +336,13 @@ mod tests {
     /// What a stage would hold, and which pieces came.
     fn pass(reader: &mut FileReader, stage: &mut Vec<u8>) -> Vec<u64> {
         let mut came = Vec::new();
-        while let Some((at, bytes)) = reader.next_piece().unwrap() {
-            let end = at as usize + bytes.len();
-            stage.resize(stage.len().max(end), 0);
-            stage[at as usize..end].copy_from_slice(bytes);
-            came.push(at);
+        while reader.read_on().unwrap().is_some() {
+            for (at, bytes) in reader.pieces(|_| false) {
+                let end = at as usize + bytes.len();
+                stage.resize(stage.len().max(end), 0);
+                stage[at as usize..end].copy_from_slice(bytes);
+                came.push(at);
+            }
         }
         stage.resize(reader.entry().size as usize, 0);
         came
@@ -205,24 +356,24 @@ mod tests {
         file.write_at(b"middle", 20 * P + 5).unwrap();
         file.set_len(40 * P + 7).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let mut reader = FileReader::open(&root, &path("f")).unwrap();
+        let mut reader = FileReader::open(&root, &path("f"), |_| BLOCK).unwrap();
         let mut stage = Vec::new();
         assert_eq!(pass(&mut reader, &mut stage), [0, 20 * P]);
         assert_eq!(reader.finish().unwrap(), Finish::Settled);
         let content = fs::read(dir.path().join("f")).unwrap();
         assert_eq!(stage, content);
-        assert_eq!(reader.hash(), *blake3::hash(&content).as_bytes());
+        assert_eq!(reader.hash(), Some(*blake3::hash(&content).as_bytes()));
     }
 
     #[test]
     fn a_further_pass_brings_only_what_differs() {
         let dir = tempfile::tempdir().unwrap();
         let name = dir.path().join("f");
-        fs::write(&name, vec![7; 5 * PIECE + 100]).unwrap();
+        fs::write(&name, vec![7; 5 * B + 100]).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let mut reader = FileReader::open(&root, &path("f")).unwrap();
+        let mut reader = FileReader::open(&root, &path("f"), |_| BLOCK).unwrap();
         let mut stage = Vec::new();
-        assert_eq!(pass(&mut reader, &mut stage).len(), 6);
+        assert_eq!(pass(&mut reader, &mut stage), [0]);
         let file = OpenOptions::new().write(true).open(&name).unwrap();
         let touch = |sec: u64| {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(sec);
@@ -243,16 +394,16 @@ mod tests {
         assert_eq!(reader.finish().unwrap(), Finish::Unsettled, "grown, and the last pass");
         let content = fs::read(&name).unwrap();
         assert_eq!(stage, content[..P as usize + 10]);
-        assert_eq!(reader.hash(), *blake3::hash(&stage).as_bytes());
+        assert_eq!(reader.hash(), Some(*blake3::hash(&stage).as_bytes()));
     }
 
     #[test]
     fn holes_made_between_passes_overwrite_what_was_sent() {
         let dir = tempfile::tempdir().unwrap();
         let name = dir.path().join("f");
-        fs::write(&name, vec![7; 4 * PIECE]).unwrap();
+        fs::write(&name, vec![7; 4 * B]).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let mut reader = FileReader::open(&root, &path("f")).unwrap();
+        let mut reader = FileReader::open(&root, &path("f"), |_| BLOCK).unwrap();
         let mut stage = Vec::new();
         pass(&mut reader, &mut stage);
         let file = OpenOptions::new().write(true).open(&name).unwrap();
@@ -260,7 +411,7 @@ mod tests {
         file.set_len(3 * P).unwrap();
         assert_eq!(reader.finish().unwrap(), Finish::Again);
         reader.again().unwrap();
-        assert_eq!(pass(&mut reader, &mut stage), [P, 2 * P]);
+        assert_eq!(pass(&mut reader, &mut stage), [P]);
         assert_eq!(stage, fs::read(&name).unwrap());
         assert_eq!(reader.finish().unwrap(), Finish::Settled);
     }
@@ -271,12 +422,12 @@ mod tests {
         let name = dir.path().join("f");
         fs::write(&name, vec![7; 4 * PIECE]).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let mut reader = FileReader::open(&root, &path("f")).unwrap();
-        assert!(reader.next_piece().unwrap().is_some());
-        OpenOptions::new().write(true).open(&name).unwrap().set_len(P + 3).unwrap();
+        let mut reader = FileReader::open(&root, &path("f"), |_| BLOCK).unwrap();
+        assert!(reader.read_on().unwrap().is_some());
+        OpenOptions::new().write(true).open(&name).unwrap().set_len(PIECE as u64 + 3).unwrap();
         let mut stage = vec![7; PIECE];
         pass(&mut reader, &mut stage);
-        assert_eq!(reader.entry().size, P + 3);
+        assert_eq!(reader.entry().size, PIECE as u64 + 3);
         assert_eq!(reader.finish().unwrap(), Finish::Again);
     }
 }

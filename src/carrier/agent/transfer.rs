@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use lsync_agent::meta::Stat;
 use lsync_agent::read::{FileReader, ReadError};
+use lsync_protocol::delta::block;
 use lsync_protocol::entry::{Entry, Kind, Meta, Time};
 use lsync_protocol::frame;
 use lsync_protocol::handshake::Identity;
@@ -195,6 +196,15 @@ struct Brought {
     from_base: bool,
 }
 
+impl Brought {
+    fn of(reader: &FileReader, settled: bool, from_base: bool) -> Result<Brought, Stopped> {
+        // Without all of its blocks there is no hash; it was read to its end.
+        let hash = reader.hash().ok_or(Stopped::Here(NotBuilt::Vanished))?;
+        let (file, entry) = (reader.identity(), reader.entry().clone());
+        Ok(Brought { settled, file, entry, hash, from_base })
+    }
+}
+
 async fn one(
     file: Large,
     stage: u32,
@@ -205,7 +215,7 @@ async fn one(
     let path = file.path.clone();
     let opened = blocking(move || {
         let root = source.root().map_err(|_| Stopped::Here(NotBuilt::Vanished))?;
-        FileReader::open(&root, &path).map_err(Stopped::from)
+        FileReader::open(&root, &path, block).map_err(Stopped::from)
     });
     let reader = opened.await?;
     // Given back when the operation that names it is acked, or when it is aborted.
@@ -218,10 +228,11 @@ async fn one(
         && shared.far
         && size >= delta::SMALLEST
         && !locked(&shared.whole).remove(&file.path);
-    let brought = if may_have_base { delta::bring(&lane, &file.path).await } else { Ok(None) };
+    let brought =
+        if may_have_base { delta::bring(&lane, &file.path, reader).await } else { Ok(Err(reader)) };
     let brought = match brought {
-        Ok(None) => whole::bring(&lane, reader).await,
-        Ok(Some(brought)) => Ok(brought),
+        Ok(Err(reader)) => whole::bring(&lane, reader).await,
+        Ok(Ok(brought)) => Ok(brought),
         Err(stopped) => Err(stopped),
     };
     let brought = match brought {

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use lsync_agent::read::{BlockReader, Finish};
+use lsync_agent::read::{FileReader, Finish};
 use lsync_protocol::delta::search::Index;
 use lsync_protocol::delta::sums::SUM;
 use lsync_protocol::delta::tree::{Short, short};
@@ -18,7 +18,7 @@ use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, SumHow};
 use lsync_protocol::path::RelPath;
 use tokio::sync::mpsc;
 
-use super::{Brought, Lane, NotBuilt, Stopped, blocking};
+use super::{Brought, Lane, Stopped, blocking};
 use crate::carrier::agent::base::Said;
 
 mod copies;
@@ -50,41 +50,36 @@ fn push(ranges: &mut Ranges, at: u64, len: u64) {
     }
 }
 
+/// Is some of this in them?
+fn overlap(ranges: &Ranges, with: &std::ops::Range<u64>) -> bool {
+    let after = ranges.partition_point(|(at, len)| at + len <= with.start);
+    ranges.get(after).is_some_and(|(at, _)| *at < with.end)
+}
+
 /// How many bytes they are.
 fn bytes(ranges: &Ranges) -> u64 {
     ranges.iter().map(|(_, len)| len).sum()
 }
 
-/// Brings a file over what stands at its path; `None` when there is nothing of use.
-pub(super) async fn bring(lane: &Lane, path: &RelPath) -> Result<Option<Brought>, Stopped> {
+/// Brings a file over what stands at its path; gives it back when there is nothing of use.
+pub(super) async fn bring(
+    lane: &Lane,
+    path: &RelPath,
+    reader: FileReader,
+) -> Result<Result<Brought, FileReader>, Stopped> {
     let said = lane.shared.bases.ask(lane.stage);
     let mut base = Base { lane, said, sums: VecDeque::new(), size: 0 };
     lane.say(&Message::Base { stage: lane.stage, path: path.clone() }).await?;
     match base.said.recv().await {
         Some(Said::Is(Some(size))) if size >= u64::from(block(0)) => base.size = size,
-        Some(_) => return Ok(None),
+        Some(_) => return Ok(Err(reader)),
         None => return Err(Stopped::Link),
     }
-    let (source, path) = (Arc::clone(&lane.shared.source), path.clone());
-    let opened = blocking(move || {
-        let root = source.root().map_err(|_| Stopped::Here(NotBuilt::Vanished))?;
-        BlockReader::open(&root, &path, block).map_err(Stopped::from)
-    });
-    let reader = opened.await?;
     let (reader, left) = base.same(reader).await?;
     let index = base.index(left.search).await?;
     let reader = hunt(lane, reader, &left.new, index).await?;
     let (reader, settled) = passes(lane, reader, left.new).await?;
-    let Some(hash) = reader.hash() else {
-        return Err(Stopped::Here(NotBuilt::Vanished));
-    };
-    Ok(Some(Brought {
-        settled,
-        file: reader.identity(),
-        entry: reader.entry().clone(),
-        hash,
-        from_base: true,
-    }))
+    Brought::of(&reader, settled, true).map(Ok)
 }
 
 /// What did not stand at its place.
@@ -135,7 +130,7 @@ impl Base<'_> {
     }
 
     /// Hashes the file and copies what stands at its place.
-    async fn same(&mut self, mut reader: BlockReader) -> Result<(BlockReader, Left), Stopped> {
+    async fn same(&mut self, mut reader: FileReader) -> Result<(FileReader, Left), Stopped> {
         let (size, length) = (reader.entry().size, u64::from(reader.block()));
         let segment = (SEGMENT / length).max(1);
         // A short block at the end is one of the base's only where the base ends as well.
@@ -157,12 +152,9 @@ impl Base<'_> {
                 asked += count;
             }
             let count = segment.min(blocks - index);
+            let end = (index + count) * length;
             reader = blocking(move || {
-                for index in index..index + count {
-                    if reader.next_block(index)?.is_none() {
-                        break;
-                    }
-                }
+                while reader.read_on()?.is_some_and(|range| range.end < end) {}
                 Ok(reader)
             })
             .await?;
@@ -253,10 +245,10 @@ impl Base<'_> {
 /// Looks for what is left, and sends what is nowhere.
 async fn hunt(
     lane: &Lane,
-    reader: BlockReader,
+    reader: FileReader,
     left: &Ranges,
     index: Option<(u32, Arc<Index>)>,
-) -> Result<BlockReader, Stopped> {
+) -> Result<FileReader, Stopped> {
     let mut hunt = Hunt::new(reader, left.clone(), index, lane.shared.key);
     let mut copies = Copies::default();
     loop {
@@ -285,9 +277,9 @@ async fn hunt(
 /// pass sent what it read a second time.
 async fn passes(
     lane: &Lane,
-    mut reader: BlockReader,
+    mut reader: FileReader,
     mut unsure: Ranges,
-) -> Result<(BlockReader, bool), Stopped> {
+) -> Result<(FileReader, bool), Stopped> {
     loop {
         let (next, settled) = blocking(move || {
             let settled = match reader.finish()? {
@@ -305,36 +297,26 @@ async fn passes(
         if let Some(settled) = settled {
             return Ok((reader, settled));
         }
-        let mut index = 0;
         let mut end = false;
         while !end {
             lane.go_on()?;
             let (of, ranges) = (lane.clone(), std::mem::take(&mut unsure));
-            let (next, ranges, frames, at) = blocking(move || {
+            let (next, ranges, frames, at_end) = blocking(move || {
                 let mut frames = Vec::new();
-                let mut index = index;
                 let mut sent = 0;
                 while sent < 4 * PIECE {
-                    let at = index * u64::from(reader.block());
-                    let Some((differs, bytes)) = reader.next_block(index)? else {
-                        return Ok((reader, ranges, frames, None));
-                    };
-                    let after = ranges.partition_point(|(from, len)| from + len <= at);
-                    let sure = ranges.get(after).is_none_or(|r| r.0 >= at + bytes.len() as u64);
-                    if differs || !sure {
+                    if reader.read_on()?.is_none() {
+                        return Ok((reader, ranges, frames, true));
+                    }
+                    for (at, bytes) in reader.pieces(|block| overlap(&ranges, &block)) {
                         sent += bytes.len();
                         frames.extend(of.frames(at, bytes));
                     }
-                    index += 1;
                 }
-                Ok((reader, ranges, frames, Some(index)))
+                Ok((reader, ranges, frames, false))
             })
             .await?;
-            (reader, unsure) = (next, ranges);
-            match at {
-                Some(at) => index = at,
-                None => end = true,
-            }
+            (reader, unsure, end) = (next, ranges, at_end);
             for (frame, cost) in frames {
                 lane.send(frame, cost).await?;
             }

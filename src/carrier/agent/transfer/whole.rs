@@ -1,12 +1,15 @@
-//! A file brought whole: its pieces, but for holes, and what changed meanwhile once more.
+//! A file brought whole: its content but for holes, and what changed meanwhile once more.
 
 use lsync_agent::read::{FileReader, Finish};
+use lsync_protocol::frame::PIECE;
 use tokio::task::JoinHandle;
 
 use super::{Brought, Lane, Stopped};
 
-/// Pieces read in one go.
-const PIECES: usize = 4;
+/// So much content is read in one go.
+const CONTENT: usize = 4 * PIECE;
+/// Or so much is looked at.
+const LOOKED: u64 = 32 << 20;
 
 /// What one go of reading gave.
 struct Go {
@@ -33,20 +36,12 @@ pub(super) async fn bring(lane: &Lane, reader: FileReader) -> Result<Brought, St
         }
         match next {
             Ok(next) => reading = next,
-            Err((reader, settled)) => {
-                return Ok(Brought {
-                    settled,
-                    file: reader.identity(),
-                    entry: reader.entry().clone(),
-                    hash: reader.hash(),
-                    from_base: false,
-                });
-            }
+            Err((reader, settled)) => return Brought::of(&reader, settled, false),
         }
     }
 }
 
-/// Begins to read the next few pieces.
+/// Begins to read a few pieces.
 fn read_on(reader: FileReader, lane: &Lane) -> JoinHandle<Result<Go, Stopped>> {
     let lane = lane.clone();
     tokio::task::spawn_blocking(move || go(reader, &lane))
@@ -55,9 +50,14 @@ fn read_on(reader: FileReader, lane: &Lane) -> JoinHandle<Result<Go, Stopped>> {
 /// Reads a few pieces, going on to the next pass where the file changed.
 fn go(mut reader: FileReader, lane: &Lane) -> Result<Go, Stopped> {
     let mut frames = Vec::new();
-    while frames.len() < PIECES {
-        if let Some((offset, piece)) = reader.next_piece()? {
-            frames.extend(lane.frames(offset, piece));
+    let (mut content, mut looked) = (0, 0);
+    while content < CONTENT && looked < LOOKED {
+        if let Some(range) = reader.read_on()? {
+            looked += range.end - range.start;
+            for (offset, piece) in reader.pieces(|_| false) {
+                content += piece.len();
+                frames.extend(lane.frames(offset, piece));
+            }
             continue;
         }
         let end = match reader.finish()? {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use lsync_agent::read::BlockReader;
+use lsync_agent::read::FileReader;
 use lsync_protocol::delta::search::{Copy, Index, Search};
 use lsync_protocol::frame::PIECE;
 
@@ -20,7 +20,7 @@ const LOOKED: u64 = 32 << 20;
 
 /// What is to be searched, and how far it is.
 pub(super) struct Hunt {
-    reader: BlockReader,
+    reader: FileReader,
     ranges: VecDeque<(u64, u64)>,
     index: Option<Arc<Index>>,
     key: [u8; 32],
@@ -43,7 +43,7 @@ pub(super) struct Go {
 
 impl Hunt {
     pub(super) fn new(
-        reader: BlockReader,
+        reader: FileReader,
         ranges: Ranges,
         index: Option<(u32, Arc<Index>)>,
         key: [u8; 32],
@@ -61,7 +61,7 @@ impl Hunt {
         }
     }
 
-    pub(super) fn into_reader(self) -> BlockReader {
+    pub(super) fn into_reader(self) -> FileReader {
         self.reader
     }
 
