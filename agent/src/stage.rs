@@ -26,7 +26,8 @@ pub(crate) struct Names {
     mirror: u32,
     next: AtomicU32,
     live: Mutex<HashSet<u32>>,
-    /// Held while a directory is given its times, and while a name comes or goes quietly.
+    /// Held while a directory is given its times, and while a name comes or goes quietly. Whoever
+    /// takes both takes this one before `live`.
     times: Mutex<()>,
 }
 
@@ -91,16 +92,22 @@ impl Names {
         else {
             return false;
         };
-        // Under the lock: nobody may bring the name to life between the question and the removal.
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if live.contains(&number) {
+        let live = || self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if live().contains(&number) {
             return false;
         }
         let remove = |flags| rustix::fs::unlinkat(dir, name, flags);
-        self.quietly(dir, || match remove(AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => true,
-            Err(Errno::ISDIR | Errno::PERM) => remove(AtFlags::REMOVEDIR).is_ok(),
-            Err(_) => false,
+        self.quietly(dir, || {
+            // Under the lock: nobody may bring the name to life between the question and the removal.
+            let live = live();
+            if live.contains(&number) {
+                return false;
+            }
+            match remove(AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => true,
+                Err(Errno::ISDIR | Errno::PERM) => remove(AtFlags::REMOVEDIR).is_ok(),
+                Err(_) => false,
+            }
         })
     }
 }
@@ -301,6 +308,35 @@ mod tests {
                 },
             )
             .unwrap();
+        }
+    }
+
+    #[test]
+    fn sweeping_and_staging_do_not_wait_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = Arc::new(OwnedFd::from(std::fs::File::open(dir.path()).unwrap()));
+        let names = Names::new(7);
+        let (done, end) = std::sync::mpsc::channel();
+        for thread in 0..8u32 {
+            let (names, fd, done) = (names.clone(), fd.clone(), done.clone());
+            let path = dir.path().to_owned();
+            std::thread::spawn(move || {
+                for number in 0..2000 {
+                    if thread % 2 == 0 {
+                        drop(Fresh::quiet_file(&names, &fd, 0o600).unwrap());
+                        continue;
+                    }
+                    let far = names.next.load(Ordering::Relaxed) ^ 0x8000_0000;
+                    let dead = stage_name(7, far.wrapping_add(thread * 10_000 + number));
+                    std::fs::write(path.join(&dead), b"").unwrap();
+                    names.sweep(fd.as_fd(), dead.as_bytes());
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..8 {
+            let patience = std::time::Duration::from_secs(60);
+            assert!(end.recv_timeout(patience).is_ok(), "they wait for each other");
         }
     }
 

@@ -1,0 +1,152 @@
+//! Large files that change while the link stands: what was put in place on it is known, a file that
+//! only grows does so in place, and whatever else happened meanwhile is found out.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::delta::{Counted, write_at};
+use super::{Stage, Way};
+use crate::tree::{append, noise};
+use crate::world::wait_until;
+
+const MIB: usize = 1 << 20;
+
+impl Counted {
+    /// What went over while the target became equal, both ways.
+    fn settled(&self) -> u64 {
+        self.stage.settles();
+        let wire = self.relay.take();
+        wire.to + wire.from
+    }
+}
+
+fn inode(stage: &Stage) -> u64 {
+    fs::metadata(stage.t("f")).unwrap().ino()
+}
+
+#[test]
+fn what_was_brought_before_is_known() {
+    let counted = Counted::new(MIB);
+    let stage = &counted.stage;
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    fs::write(stage.s("f"), noise(2, 8 * MIB)).unwrap();
+    counted.settled();
+    let first = inode(stage);
+
+    append(&stage.s("f"), &noise(3, 1000));
+    let bytes = counted.settled();
+    assert!(bytes < 8 * 1024, "a line more: {bytes}");
+    assert_eq!(inode(stage), first, "it grew in place");
+
+    append(&stage.s("f"), &noise(4, MIB));
+    let bytes = counted.settled();
+    assert!(bytes < MIB as u64 + 32 * 1024, "a MiB more: {bytes}");
+    assert_eq!(inode(stage), first, "it grew in place");
+
+    // No sums: only the block, and what one of them costs besides.
+    write_at(stage, 5_000_000, b"in the middle");
+    let bytes = counted.settled();
+    assert!(bytes < 24 * 1024, "a few bytes: {bytes}");
+    assert_ne!(inode(stage), first, "a reader sees all of the change or nothing");
+
+    // It goes by another name.
+    fs::rename(stage.s("f"), stage.s("g")).unwrap();
+    counted.settled();
+    append(&stage.s("g"), b"one line more");
+    let bytes = counted.settled();
+    assert!(bytes < 16 * 1024, "after a rename: {bytes}");
+
+    let content = fs::read(stage.s("g")).unwrap();
+    fs::write(stage.s("g"), &content[..4 * MIB]).unwrap();
+    let bytes = counted.settled();
+    assert!(bytes < 64 * 1024, "an end cut off: {bytes}");
+    push.terminate();
+    stage.no_temporary_names();
+}
+
+#[test]
+fn a_local_file_grows_in_place_too() {
+    let stage = Stage::new(Way::Local);
+    fs::write(stage.s("f"), noise(1, 200_000)).unwrap();
+    let push = stage.live(&[]);
+    push.wait_event("ready");
+    let first = inode(&stage);
+    for n in 0..20 {
+        append(&stage.s("f"), &noise(n, 777 * n as usize));
+        stage.settles();
+    }
+    assert_eq!(inode(&stage), first);
+    push.terminate();
+}
+
+#[test]
+fn a_target_that_was_changed_behind_our_back_is_mended() {
+    let counted = Counted::new(MIB);
+    let stage = &counted.stage;
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    for way in ["more", "middle"] {
+        fs::write(stage.s("f"), noise(2, 2 * MIB)).unwrap();
+        stage.settles();
+        // The size and the time stay as they were.
+        let time = fs::metadata(stage.t("f")).unwrap().modified().unwrap();
+        let file = fs::OpenOptions::new().write(true).open(stage.t("f")).unwrap();
+        file.write_all_at(b"somebody else's", 700_000).unwrap();
+        file.set_modified(time).unwrap();
+        match way {
+            "more" => append(&stage.s("f"), b"a line"),
+            _ => write_at(stage, 9, b"something"),
+        }
+        stage.settles();
+    }
+    push.terminate();
+    stage.no_temporary_names();
+}
+
+#[test]
+fn a_target_that_grows_elsewhere_too_is_not_grown_over() {
+    let counted = Counted::new(MIB);
+    let stage = &counted.stage;
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    append(&stage.s("f"), b"a line");
+    stage.settles();
+    append(&stage.t("f"), b"somebody else's line");
+    append(&stage.s("f"), b"another line");
+    stage.settles();
+    fs::hard_link(stage.t("f"), stage.path("kept")).unwrap();
+    let before = fs::read(stage.path("kept")).unwrap();
+    append(&stage.s("f"), b"a third line");
+    stage.settles();
+    assert!(fs::read(stage.path("kept")).unwrap() == before, "the other name has the old content");
+    push.terminate();
+}
+
+#[test]
+fn what_changed_before_the_end_as_well_is_found_when_it_rests() {
+    let counted = Counted::new(MIB);
+    let stage = &counted.stage;
+    // Too large to be read whole each time; most of it is a hole.
+    let size = 80 * MIB as u64;
+    let file = fs::OpenOptions::new().write(true).open(stage.s("f")).unwrap();
+    file.set_len(size).unwrap();
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    append(&stage.s("f"), b"more");
+    stage.settles();
+    // Where nobody looks at once; then it grows.
+    file.write_all_at(b"hidden", size / 2 + 777_777).unwrap();
+    append(&stage.s("f"), b"and more");
+    stage.settles();
+    // The same, and its time put back to what it was.
+    let time = fs::metadata(stage.s("f")).unwrap().modified().unwrap();
+    file.write_all_at(b"hidden", size / 3 + 1_777_777).unwrap();
+    append(&stage.s("f"), b"and more");
+    file.set_modified(time).unwrap();
+    wait_until("the hidden write arrived", || {
+        fs::read(stage.t("f")).unwrap() == fs::read(stage.s("f")).unwrap()
+    });
+    stage.settles();
+    push.terminate();
+}
