@@ -70,6 +70,11 @@ pub enum Carried {
         /// Its operation.
         id: OpId,
     },
+    /// A file was taken to have only grown; now all of it should be looked at.
+    Unproven {
+        /// Where it stands.
+        path: RelPath,
+    },
     /// The content of a large file is complete on the target and waits for [`Carrier::commit`].
     Staged {
         /// Its operation.

@@ -291,6 +291,7 @@ impl Mirror {
             Event::Acked { done, outcomes } => self.acked(&done, outcomes, now),
             Event::NotBuilt { id, why } => self.not_built(id, why, now),
             Event::Staged { id } => self.staged.push(id),
+            Event::Unproven { path } => self.collate.mark(&path, Marks::CONTENT, now),
             Event::Unsettled { id } => {
                 if let Some(flight) = self.flights.get(id) {
                     let path = flight.op.path().clone();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lsync_protocol::entry::{Kind, Meta};
-use lsync_protocol::message::{Op, Outcome};
+use lsync_protocol::message::{Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,9 +16,10 @@ use rustix::io::Errno;
 use crate::fault::{Call, Faults};
 use crate::meta::{self, Kept, Stat};
 use crate::root::{PATH_DIR, Root};
-use crate::stage::{Names, Stage};
+use crate::stage::{Names, Stage, Versions};
 use crate::trouble::problem;
 
+mod append;
 mod dir;
 mod file;
 mod name;
@@ -51,6 +52,8 @@ pub(crate) struct Ground {
     pub(crate) warned: [AtomicBool; 2],
     /// Directories opened up to work in them.
     pub(crate) opened: dir::Opened,
+    /// Large files that were put in place.
+    pub(crate) versions: Versions,
 }
 
 impl Ground {
@@ -144,7 +147,7 @@ impl Hand {
     }
 
     /// Applies one operation; `None` is "done, and nothing to say".
-    pub(crate) fn apply(&mut self, op: &Op, content: &Content<'_>) -> Option<Outcome> {
+    pub(crate) fn apply(&mut self, id: OpId, op: &Op, content: &Content<'_>) -> Option<Outcome> {
         let generation = self.ground.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;
@@ -153,7 +156,8 @@ impl Hand {
         let done = match op {
             Op::MakeDir { path, meta } => self.make_dir(path, meta),
             Op::File { path, meta, .. } => self.put_file(path, content.inline, meta),
-            Op::Commit { .. } => self.commit(op, content),
+            Op::Commit { .. } => self.commit(id, op, content),
+            Op::Append { .. } => self.append(id, op, content),
             Op::Symlink { path, link, meta } => self.put_link(path, link, meta),
             Op::Meta { path, kind, meta } => self.set_meta(path, *kind, meta),
             Op::Dir { path, meta } => self.set_dir(path, meta),
@@ -336,6 +340,7 @@ fn set_by_name(
                     return Err(Errno::AGAIN);
                 }
                 kept = meta::set_fd(&fd, &now, want)?;
+                ground.versions.changed(&now, || meta::stat_fd(&fd).ok());
                 if ground.fsync {
                     rustix::fs::fsync(&fd)?;
                 }

@@ -178,6 +178,7 @@ impl Applier {
             }
             Op::File { path, .. }
             | Op::Commit { path, .. }
+            | Op::Append { path, .. }
             | Op::Symlink { path, .. }
             | Op::Meta { path, .. }
             | Op::Remove { path, .. } => {
@@ -277,7 +278,7 @@ fn do_one(hand: &mut Hand, work: &Work) -> Option<Ack> {
     }
     let inline = work.body.bytes().get(work.content.clone()).unwrap_or_default();
     let content = Content { inline, stage: work.stage.as_deref() };
-    let outcome = hand.apply(&work.op, &content);
+    let outcome = hand.apply(work.id, &work.op, &content);
     // A commit that the end of the link interrupted is one that was not begun.
     if outcome.is_some() && work.stage.is_some() && hand.ground.stop.load(Ordering::Relaxed) {
         return None;

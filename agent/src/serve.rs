@@ -230,6 +230,7 @@ fn ground(
         lost: Box::new(move || lost.broken("the root was removed")),
         warned: Default::default(),
         opened: Default::default(),
+        versions: Default::default(),
     })
 }
 

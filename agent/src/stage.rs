@@ -14,11 +14,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 mod base;
+mod chains;
 mod copy;
 mod large;
+mod versions;
 
-pub(crate) use base::{Base, STEP, chains_of};
+pub(crate) use base::{Base, STEP, chains_of, fill};
+pub(crate) use chains::Blocks;
 pub(crate) use large::Stage;
+pub(crate) use versions::Versions;
 
 /// The temporary names of one mirror in this process.
 #[derive(Debug)]

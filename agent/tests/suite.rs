@@ -13,4 +13,5 @@ mod suite {
     mod process;
     mod stages;
     mod unprivileged;
+    mod versions;
 }

@@ -173,12 +173,33 @@ mod tests {
                  1a4030001640102020701670168\
                  69",
             ),
+            (
+                Message::Ops {
+                    first: 2,
+                    hash: Some([0xbb; 32]),
+                    ops: vec![Op::Append {
+                        path: path("f"),
+                        version: 300,
+                        from: 128,
+                        size: 129,
+                        stage: None,
+                        meta,
+                        hash: [0xcc; 32],
+                    }],
+                },
+                b"x",
+                "57000000030000000000020\
+                 1bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb01\
+                 090166ac0280018101\
+                 0001a40300016401020\
+                 2cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc78",
+            ),
             (Message::Data { stage: 7, offset: 128 }, b"x", "0400000005000700000007800178"),
             (
-                Message::Base { stage: 7, path: path("a/b") },
+                Message::Base { stage: 7, path: path("a/b"), version: Some(5) },
                 b"",
-                "050000000a000000000007\
-                 03612f62",
+                "070000000a000000000007\
+                 03612f620105",
             ),
             (
                 Message::AskSums {
@@ -205,8 +226,16 @@ mod tests {
                 b"",
                 "090000000c0000000000070200800105090001",
             ),
-            (Message::BaseIs { stage: 7, size: Some(128) }, b"", "0400000028000000000007018001"),
-            (Message::BaseIs { stage: 7, size: None }, b"", "020000002800000000000700"),
+            (
+                Message::BaseIs { stage: 7, size: Some(128), known: true },
+                b"",
+                "050000002800000000000701800101",
+            ),
+            (
+                Message::BaseIs { stage: 7, size: None, known: false },
+                b"",
+                "03000000280000000000070000",
+            ),
             (
                 Message::Sums { stage: 7, sums: vec![1, 2, 3] },
                 b"",

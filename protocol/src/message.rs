@@ -63,6 +63,8 @@ pub enum Outcome {
     Refused,
     /// It failed: the path stays as it was.
     Problem(Trouble),
+    /// What stands there is not the version it was to be changed from. Nothing was touched.
+    OtherVersion,
 }
 
 /// Why something failed on the target.
@@ -151,6 +153,8 @@ pub enum Message {
         stage: u32,
         /// Where the base stands.
         path: RelPath,
+        /// The operation that put it there, if the source knows the blocks of what that brought.
+        version: Option<OpId>,
     },
     /// Source: sums of these ranges of the base. The answer is `Sums`, as many as it takes, in the
     /// order of the ranges. At most [`MAX_ASKS`] may be unanswered.
@@ -241,6 +245,8 @@ pub enum Message {
         stage: u32,
         /// Its size in bytes; `None` when there is no file to copy from.
         size: Option<u64>,
+        /// It is the version that was named, untouched since.
+        known: bool,
     },
     /// Agent: sums, the next ones of what was asked.
     Sums {
@@ -431,7 +437,7 @@ impl Message {
             }
             Message::Open { stage, hint, size } => put(&(stage, hint, size), out),
             Message::Data { stage, offset } => put(&(stage, offset), out),
-            Message::Base { stage, path } => put(&(stage, path), out),
+            Message::Base { stage, path, version } => put(&(stage, path, version), out),
             Message::AskSums { stage, how, block, ranges } => {
                 put(&(stage, how, block), out);
                 put_list(ranges, out);
@@ -460,7 +466,7 @@ impl Message {
             }
             Message::Credit { bulk } => put(bulk, out),
             Message::StageTrouble { stage, trouble } => put(&(stage, trouble), out),
-            Message::BaseIs { stage, size } => put(&(stage, size), out),
+            Message::BaseIs { stage, size, known } => put(&(stage, size, known), out),
             Message::Sums { stage, sums } => {
                 put(stage, out);
                 put(&(sums.len() as u32), out);
@@ -512,11 +518,11 @@ impl Message {
                 Message::Data { stage, offset }
             }
             kind::BASE => {
-                let (stage, path): (u32, RelPath) = take.get()?;
+                let (stage, path, version): (u32, RelPath, Option<OpId>) = take.get()?;
                 if path.is_root() {
                     return Err(BadMessage::Bounds(kind));
                 }
-                Message::Base { stage, path }
+                Message::Base { stage, path, version }
             }
             kind::ASK_SUMS => {
                 let (stage, how, block): (u32, SumHow, u32) = take.get()?;
@@ -567,8 +573,8 @@ impl Message {
                 Message::StageTrouble { stage, trouble }
             }
             kind::BASE_IS => {
-                let (stage, size) = take.get()?;
-                Message::BaseIs { stage, size }
+                let (stage, size, known) = take.get()?;
+                Message::BaseIs { stage, size, known }
             }
             kind::SUMS => {
                 let (stage, sums): (u32, Vec<u8>) = take.get()?;
@@ -708,13 +714,13 @@ mod tests {
         );
         round_trip(&Message::Open { stage: 3, hint: path("x"), size: 5 }, b"");
         round_trip(&Message::Data { stage: 3, offset: 1 << 33 }, b"content");
-        round_trip(&Message::Base { stage: 3, path: path("x/y") }, b"");
+        round_trip(&Message::Base { stage: 3, path: path("x/y"), version: Some(300) }, b"");
         let ranges = vec![(1 << 20, 5000), (0, 1)];
         let ask = |how| Message::AskSums { stage: 3, how, block: 16384, ranges: ranges.clone() };
         round_trip(&ask(SumHow::Same), b"");
         round_trip(&ask(SumHow::Search), b"");
         round_trip(&Message::Copy { stage: 3, copies: vec![(0, 1 << 40, 1 << 24)] }, b"");
-        round_trip(&Message::BaseIs { stage: 3, size: Some(1 << 50) }, b"");
+        round_trip(&Message::BaseIs { stage: 3, size: Some(1 << 50), known: true }, b"");
         round_trip(&Message::Sums { stage: 3, sums: vec![7; 200] }, b"");
         for message in [
             Message::Abort { stage: 4 },
@@ -781,7 +787,7 @@ mod tests {
         refuse(&Message::Data { stage: 1, offset: 0 }, b"");
         refuse(&Message::Data { stage: 1, offset: u64::MAX }, b"ab");
         refuse(&Message::Bye, b"x");
-        refuse(&Message::Base { stage: 1, path: RelPath::root() }, b"");
+        refuse(&Message::Base { stage: 1, path: RelPath::root(), version: None }, b"");
         let ask =
             |how, block, range| Message::AskSums { stage: 1, how, block, ranges: vec![range] };
         refuse(&ask(SumHow::Same, 0, (0, 1)), b"");

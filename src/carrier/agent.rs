@@ -12,10 +12,11 @@ mod incoming;
 mod limit;
 mod outgoing;
 mod transfer;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Digest;
@@ -59,8 +60,12 @@ struct Shared {
     naming: Mutex<BTreeSet<OpId>>,
     /// Contents that wait for their names.
     staged: Mutex<BTreeMap<OpId, transfer::Staged>>,
+    /// The number of the last stage.
+    last_stage: AtomicU32,
     /// What the agent says of bases.
     bases: base::Bases,
+    /// Large files as they stand on the target.
+    versions: versions::Versions,
     /// What keys the sums of this link.
     key: [u8; 32],
     /// Changes of files are worth their search: bytes on this link cost something.
@@ -78,6 +83,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn next_stage(&self) -> u32 {
+        self.last_stage.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
     /// A message of several operations, or of several directories to be compared, is closed at so
     /// many bytes: 256 KiB, fewer with a limit.
     fn together(&self) -> usize {
@@ -125,6 +134,17 @@ enum Order {
     Finish,
 }
 
+/// Says which files are to be read whole, though nothing is heard of them: those that grew and of
+/// which not all was read.
+async fn prove(events: mpsc::Sender<Carried>, shared: Arc<Shared>) {
+    loop {
+        let path = shared.versions.due().await;
+        if events.send(Carried::Unproven { path }).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// A carrier to an agent.
 #[derive(Debug)]
 pub struct AgentCarrier {
@@ -165,7 +185,9 @@ impl AgentCarrier {
             stages: Semaphore::new(MAX_STAGES / 2),
             naming: Mutex::default(),
             staged: Mutex::default(),
+            last_stage: AtomicU32::new(0),
             bases: base::Bases::default(),
+            versions: versions::Versions::default(),
             key,
             far: !link.near,
             deltas: Mutex::default(),
@@ -199,7 +221,8 @@ impl AgentCarrier {
             events.clone(),
             Arc::clone(&shared),
         ));
-        tasks.spawn(transfer::bring(large_in, bulk, events, Arc::clone(&shared)));
+        tasks.spawn(transfer::bring(large_in, bulk, events.clone(), Arc::clone(&shared)));
+        tasks.spawn(prove(events, Arc::clone(&shared)));
         AgentCarrier {
             shared,
             orders,
@@ -233,7 +256,9 @@ impl Carrier for AgentCarrier {
 
     fn cancel(&mut self, id: OpId) {
         if let Some(staged) = locked(&self.shared.staged).remove(&id) {
-            self.say(&Message::Abort { stage: staged.stage });
+            if let Some(stage) = staged.stage() {
+                self.say(&Message::Abort { stage });
+            }
             self.shared.stages.add_permits(1);
         } else if locked(&self.shared.bringing).contains(&id) {
             locked(&self.shared.cancelled).insert(id);

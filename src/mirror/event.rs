@@ -96,6 +96,11 @@ pub enum Event {
         /// Why.
         why: NotBuilt,
     },
+    /// A file was taken to have only grown; now all of it should be looked at.
+    Unproven {
+        /// Where it stands.
+        path: RelPath,
+    },
     /// A file was sent as it was last seen, but it went on changing.
     Unsettled {
         /// Its operation.

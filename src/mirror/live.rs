@@ -366,7 +366,7 @@ impl Mirror {
             (Outcome::Missing, Planned::Rename { kind: Kind::Dir, .. }) => {
                 self.collate.mark(&path, name.with(Marks::TREE).with(Marks::DIR), now);
             }
-            (Outcome::Missing, _) => self.collate.mark(&path, name, now),
+            (Outcome::Missing | Outcome::OtherVersion, _) => self.collate.mark(&path, name, now),
             (Outcome::NoParent, _) => self.no_parent(&flight, now),
             (Outcome::NotEmpty, _) => self.not_empty(flight, now),
             (Outcome::Occupied(kind), Planned::Remove { .. }) => {

@@ -503,6 +503,7 @@ impl Loop {
             }
             Carried::NotBuilt { id, why } => Event::NotBuilt { id, why },
             Carried::Unsettled { id } => Event::Unsettled { id },
+            Carried::Unproven { path } => Event::Unproven { path },
             Carried::Staged { id } => Event::Staged { id },
             // Taken before.
             Carried::Warning(_) | Carried::Lost(_) => Event::Tick,

@@ -27,6 +27,8 @@ mod bad;
 mod delta;
 #[path = "push/first.rs"]
 mod first;
+#[path = "push/grow.rs"]
+mod grow;
 #[path = "push/guards.rs"]
 mod guards;
 #[path = "push/links.rs"]

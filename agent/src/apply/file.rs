@@ -4,14 +4,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use lsync_protocol::entry::{Kind, Meta};
-use lsync_protocol::message::{Op, Outcome};
+use lsync_protocol::message::{Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
 use super::{Content, Hand, Stop, split};
 use crate::fault::Call;
 use crate::meta::{self, Stat};
-use crate::stage::{Fresh, write_at};
+use crate::stage::{Blocks, Fresh, write_at};
+
+/// The content of a large file, complete under a temporary name.
+pub(super) struct Large {
+    pub(super) fresh: Fresh,
+    file: OwnedFd,
+    /// As it is there.
+    before: Stat,
+    /// Its blocks, if there are several.
+    blocks: Option<Blocks>,
+}
 
 impl Hand {
     /// Has a file with this content.
@@ -68,7 +78,7 @@ impl Hand {
     }
 
     /// Attributes, then durable if that is wanted.
-    fn finish_file(
+    pub(super) fn finish_file(
         &self,
         file: &OwnedFd,
         now: &Stat,
@@ -125,18 +135,22 @@ impl Hand {
     }
 
     /// Has the content of a stage at its path.
-    pub(super) fn commit(&mut self, op: &Op, content: &Content<'_>) -> Result<(), Stop> {
+    pub(super) fn commit(&mut self, id: OpId, op: &Op, content: &Content<'_>) -> Result<(), Stop> {
         let path = op.path();
         let (dir, name) = split(path)?;
         // The stage ends with this, whatever becomes of it; so it is taken once, and what is
         // left of it is removed.
-        let mut fresh = None;
+        let mut staged = None;
         self.within(dir, |hand, at| {
-            let staged = match &mut fresh {
+            let staged = match &mut staged {
                 Some(staged) => staged,
-                fresh => fresh.insert(hand.stage_large(at, op, content)?),
+                staged => staged.insert(hand.stage_large(at, op, content)?),
             };
-            hand.place(at, staged, path, name)
+            hand.place(at, &mut staged.fresh, path, name)?;
+            if let Some(blocks) = staged.blocks.take() {
+                hand.ground.versions.put(id, &staged.file, &staged.before, blocks);
+            }
+            Ok(())
         })
     }
 
@@ -146,25 +160,28 @@ impl Hand {
         at: usize,
         op: &Op,
         content: &Content<'_>,
-    ) -> Result<Fresh, Stop> {
+    ) -> Result<Large, Stop> {
         let (Op::Commit { path, size, meta, hash, .. }, Some(stage)) = (op, content.stage) else {
             return Err(Errno::INVAL.into());
         };
         let ground = self.ground.clone();
         let mut here = stage.take(&ground.stop).map_err(Outcome::Problem)?;
         let fault = |call| ground.fault(call, path);
-        here.check(*size, hash, &ground.stop, fault).map_err(Outcome::Problem)?;
+        let blocks = here.check(*size, hash, &ground.stop, fault).map_err(Outcome::Problem)?;
         let mode = self.mode_of(at, path, meta)?;
         let now = meta::stat_fd(&here.file)?;
         self.finish_file(&here.file, &now, &Meta { mode: Some(mode), ..*meta }, path)?;
         if staged_elsewhere(&here.fresh, &self.parents[at].fd)? {
-            return self.copy_beside(at, &here.fresh, op);
+            let (fresh, file) = self.copy_beside(at, &here.fresh, op)?;
+            let before = meta::stat_fd(&file)?;
+            return Ok(Large { fresh, file, before, blocks });
         }
-        Ok(here.fresh)
+        let before = meta::stat_fd(&here.file)?;
+        Ok(Large { fresh: here.fresh, file: here.file, before, blocks })
     }
 
     /// Copies a staged file to the file system it belongs on.
-    fn copy_beside(&self, at: usize, staged: &Fresh, op: &Op) -> Result<Fresh, Stop> {
+    fn copy_beside(&self, at: usize, staged: &Fresh, op: &Op) -> Result<(Fresh, OwnedFd), Stop> {
         let Op::Commit { path, size, meta, .. } = op else { return Err(Errno::INVAL.into()) };
         let flags =
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
@@ -192,7 +209,7 @@ impl Hand {
         let mode = self.mode_of(at, path, meta)?;
         let now = meta::stat_fd(&to)?;
         self.finish_file(&to, &now, &Meta { mode: Some(mode), ..*meta }, path)?;
-        Ok(fresh)
+        Ok((fresh, to))
     }
 
     /// Has a symbolic link.

@@ -56,6 +56,10 @@ impl Hand {
                     return Err(Errno::ACCESS.into());
                 }
                 Ok(()) => {
+                    if kind == Kind::File {
+                        let after = || meta::stat_name(&new_dir, to_name).ok();
+                        self.ground.versions.changed(&now, after);
+                    }
                     self.touch(&old_dir);
                     self.touch(&new_dir);
                     self.ground.opened.moved(from, Some(to));
@@ -132,7 +136,7 @@ impl Hand {
                 Some(staged) => staged,
                 fresh => fresh.insert(match new {
                     Op::File { meta, .. } => hand.stage_small(at, path, content.inline, meta)?,
-                    Op::Commit { .. } => hand.stage_large(at, new, content)?,
+                    Op::Commit { .. } => hand.stage_large(at, new, content)?.fresh,
                     Op::Symlink { link, meta, .. } => hand.stage_link(at, path, link, meta)?,
                     Op::MakeDir { meta, .. } => hand.stage_dir(at, path, meta)?,
                     _ => return Err(Errno::INVAL.into()),

@@ -108,6 +108,37 @@ impl FileReader {
         self.entry.size.div_ceil(u64::from(self.block))
     }
 
+    /// Begins behind whole blocks of which it is believed what their chaining values are.
+    pub fn behind(&mut self, chains: &[Chain]) {
+        let most = usize::try_from(self.entry.size / u64::from(self.block)).unwrap_or(usize::MAX);
+        self.chains = chains[..chains.len().min(most)].to_vec();
+        self.next = self.chains.len() as u64 * u64::from(self.block);
+    }
+
+    /// The chaining value of a whole block, apart from reading in order; `None` where the file ends
+    /// before.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn chain_of(&self, index: u64) -> Result<Option<Chain>, std::io::Error> {
+        let at = index * u64::from(self.block);
+        let mut bytes = Vec::new();
+        read_at(&self.fd, at, self.block as usize, &mut bytes)?;
+        Ok((bytes.len() == self.block as usize).then(|| tree::chain(at, &bytes)))
+    }
+
+    /// The chaining values of its blocks, once all were read.
+    #[must_use]
+    pub fn into_chains(self) -> Vec<Chain> {
+        self.chains
+    }
+
+    /// What was read last: where it begins, and its bytes.
+    #[must_use]
+    pub fn last(&self) -> (u64, &[u8]) {
+        (self.at, &self.buffer)
+    }
+
     /// Reads on, at least a block: which range. `None` at the end of the pass.
     ///
     /// # Errors

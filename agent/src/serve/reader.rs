@@ -238,7 +238,7 @@ impl Reader<'_> {
             Message::Ops { first, hash, ops } => {
                 return self.ops(first, hash, ops, body, raw_at);
             }
-            Message::Open { stage, hint, size: _ } => {
+            Message::Open { stage, hint, size } => {
                 if self.stages.len() >= MAX_STAGES {
                     return broken(format!("more than {MAX_STAGES} stages are open"));
                 }
@@ -249,7 +249,7 @@ impl Reader<'_> {
                 let opened = Stage::new(stage, &self.alive);
                 self.stages.insert(stage, opened.clone());
                 opened.expect_one();
-                self.piece(Piece::Open(opened, hint));
+                self.piece(Piece::Open(opened, hint, size));
             }
             Message::Data { stage, offset } => {
                 if header.stream != stage {
@@ -264,14 +264,14 @@ impl Reader<'_> {
                 let body = self.gauge.hold(body, raw_at);
                 self.piece(Piece::Data(open, offset, body));
             }
-            Message::Base { stage, path } => {
+            Message::Base { stage, path, version } => {
                 let Some(open) = self.stages.get(&stage) else {
                     return broken(format!("a base for stage {stage}, which is not open"));
                 };
                 if !open.expect_base() {
                     return broken(format!("stage {stage} gets a second base"));
                 }
-                self.seek(Sought::Base(open.clone(), path));
+                self.seek(Sought::Base(open.clone(), path, version));
             }
             Message::AskSums { stage, how, block, ranges } => {
                 let Some(open) = self.stages.get(&stage) else {

@@ -17,8 +17,8 @@ use crate::stage::Stage;
 
 /// What is to be done to a stage.
 pub(crate) enum Piece {
-    /// Content is to come.
-    Open(Arc<Stage>, RelPath),
+    /// Content is to come: where it will probably be wanted, and how much.
+    Open(Arc<Stage>, RelPath, u64),
     /// Content.
     Data(Arc<Stage>, u64, Held),
     /// Ranges of the base: where to, where from, how many bytes; and the credit they took.
@@ -36,9 +36,9 @@ pub(super) fn run(ground: Option<&Ground>, pieces: &Receiver<Piece>, outbox: &Ar
         let ground = ground.filter(|ground| !ground.stop.load(Ordering::Relaxed));
         match piece {
             Piece::End => return,
-            Piece::Open(stage, hint) => {
+            Piece::Open(stage, hint, size) => {
                 if let Some(ground) = ground {
-                    say(outbox, &stage, open(ground, &stage, &hint));
+                    say(outbox, &stage, open(ground, &stage, &hint, size));
                 }
                 stage.finished_one();
             }
@@ -73,15 +73,15 @@ fn say(outbox: &Outbox, stage: &Stage, done: Result<(), Trouble>) {
 }
 
 /// Opens a stage where it will probably be wanted; opens that directory up if need be.
-fn open(ground: &Ground, stage: &Stage, hint: &RelPath) -> Result<(), Trouble> {
+fn open(ground: &Ground, stage: &Stage, hint: &RelPath, size: u64) -> Result<(), Trouble> {
     let fault = ground.fault(Call::Create, hint);
     let dir = fault.and_then(|()| ground.nearest(hint));
-    match stage.open(&ground.names, dir, hint) {
+    match stage.open(&ground.names, dir, hint, size) {
         Err(trouble)
             if trouble.errno == Errno::ACCESS.raw_os_error()
                 && ground.opened.open_up(&ground.root, hint.as_bytes()) =>
         {
-            stage.open(&ground.names, ground.nearest(hint), hint)
+            stage.open(&ground.names, ground.nearest(hint), hint, size)
         }
         done => done,
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crossbeam_channel::Receiver;
 use lsync_protocol::delta::sums::{SUM, put_sums};
 use lsync_protocol::delta::tree::short;
-use lsync_protocol::message::{MAX_SUMS, Message, SumHow};
+use lsync_protocol::message::{MAX_SUMS, Message, OpId, SumHow};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
@@ -23,8 +23,8 @@ use crate::stage::{Base, STEP, Stage, chains_of};
 
 /// What the reader of bases is told.
 pub(super) enum Sought {
-    /// This stage has its base there.
-    Base(Arc<Stage>, RelPath),
+    /// This stage has its base there, which perhaps is this version.
+    Base(Arc<Stage>, RelPath, Option<OpId>),
     /// Sums of its base are wanted.
     Sums(Arc<Stage>, Question),
     /// Nothing more will come.
@@ -95,8 +95,8 @@ pub(super) fn run(
         }
         match next {
             Some(Sought::End) => return,
-            Some(Sought::Base(stage, path)) => {
-                if !reading.open(&stage, &path, &kept) {
+            Some(Sought::Base(stage, path, version)) => {
+                if !reading.open(&stage, &path, version, &kept) {
                     return;
                 }
             }
@@ -146,11 +146,21 @@ enum Unread {
 
 impl Reading<'_> {
     /// Opens a base and says so. `false` when the link ended.
-    fn open(&self, stage: &Stage, path: &RelPath, kept: &Arc<AtomicUsize>) -> bool {
-        let base = self.ground.and_then(|ground| Base::open(&ground.root, path, kept));
-        let size = base.as_ref().map(Base::size);
+    fn open(
+        &self,
+        stage: &Stage,
+        path: &RelPath,
+        version: Option<OpId>,
+        kept: &Arc<AtomicUsize>,
+    ) -> bool {
+        let base = self.ground.and_then(|ground| {
+            let version = version.map(|id| (&ground.versions, id));
+            Base::open(&ground.root, path, version, kept)
+        });
+        let (size, known) =
+            (base.as_ref().map(Base::size), base.as_ref().is_some_and(Base::is_known));
         stage.set_base(base.map(Arc::new));
-        self.outbox.listing(Message::BaseIs { stage: stage.id, size }, 16)
+        self.outbox.listing(Message::BaseIs { stage: stage.id, size, known }, 16)
     }
 
     /// Reads on for the first question of a stage.

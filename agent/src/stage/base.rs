@@ -9,11 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use blake3::Hasher;
 use blake3::hazmat::HasherExt;
-use lsync_protocol::delta::BLOCKS;
 use lsync_protocol::delta::tree::{self, Chain};
+use lsync_protocol::message::OpId;
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
+use super::chains::{Blocks, KEPT_BLOCKS};
+use super::versions::{Versions, is_local};
 use crate::meta::{self, Stat};
 use crate::read;
 use crate::root::Root;
@@ -21,24 +23,9 @@ use crate::root::Root;
 /// How much is read at a time, unless a block is larger.
 pub(crate) const STEP: usize = 1 << 20;
 
-/// The most blocks whose chaining values are kept of one base.
-const KEPT_BLOCKS: u64 = 2 * BLOCKS;
 /// The most bytes of chaining values kept of all bases; a base that gets no room is simply read
 /// back in the end.
 const KEPT_BYTES: usize = 64 << 20;
-
-/// Kernel file systems that keep times by this host's clock, and whose attributes are not a cached
-/// copy of another host's: tmpfs, ext, xfs, btrfs, f2fs, bcachefs, zfs, overlay.
-const LOCAL: [u64; 8] = [
-    0x0102_1994,
-    0xef53,
-    0x5846_5342,
-    0x9123_683e,
-    0xf2f5_2010,
-    0xca45_1a4e,
-    0x2fc1_2fc1,
-    0x794c_7630,
-];
 
 /// An open base.
 #[derive(Debug)]
@@ -50,6 +37,8 @@ pub(crate) struct Base {
     stat: Stat,
     /// Nobody can change the content any more and leave `stat` as it is.
     telling: bool,
+    /// Its blocks, where it is a version that we put in place, untouched since.
+    version: Option<Arc<Blocks>>,
     kept: Mutex<Kept>,
     /// Bytes kept of all bases.
     all: Arc<AtomicUsize>,
@@ -67,21 +56,27 @@ struct Kept {
 }
 
 impl Base {
-    /// Opens what stands at a path, if it is a file that may be read.
-    pub(crate) fn open(root: &Root, path: &RelPath, all: &Arc<AtomicUsize>) -> Option<Base> {
+    /// Opens what stands at a path, if it is a file that may be read; and knows its blocks, if it is
+    /// the version that is asked for.
+    pub(crate) fn open(
+        root: &Root,
+        path: &RelPath,
+        version: Option<(&Versions, OpId)>,
+        all: &Arc<AtomicUsize>,
+    ) -> Option<Base> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (fd, stat) = read::open(root, path).ok()?;
         // A change in the tick in which we looked would leave the time as it is. The coarsest ticks
         // are 2 seconds long.
         let rested = (stat.ctime.sec.saturating_add(2), stat.ctime.nsec)
             <= (now.as_secs() as i64, now.subsec_nanos());
-        let local = rustix::fs::fstatfs(&fd)
-            .is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)));
+        let version = version.and_then(|(versions, id)| versions.find(id, &stat));
         Some(Base {
+            telling: version.is_some() || rested && is_local(&fd),
             fd,
             path: path.clone(),
             stat,
-            telling: rested && local,
+            version,
             kept: Mutex::default(),
             all: all.clone(),
         })
@@ -99,6 +94,11 @@ impl Base {
         self.stat.size
     }
 
+    /// Is it the version that was asked for?
+    pub(crate) fn is_known(&self) -> bool {
+        self.version.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,7 +106,7 @@ impl Base {
     /// Chaining values of blocks of this size will be learnt.
     pub(crate) fn keep(&self, block: u32) {
         let mut kept = self.lock();
-        if kept.block.is_some() || kept.declined {
+        if kept.block.is_some() || kept.declined || self.version.is_some() {
             return;
         }
         let count = self.size().div_ceil(u64::from(block));
@@ -138,6 +138,9 @@ impl Base {
 
     /// Bytes of the blocks that are known, and how many there are.
     pub(super) fn blocks(&self) -> Option<(u32, usize)> {
+        if let Some(version) = &self.version {
+            return Some((version.block, version.chains.len()));
+        }
         let kept = self.lock();
         kept.block.map(|block| (block, kept.chains.len()))
     }
@@ -150,8 +153,14 @@ impl Base {
             && now.size == self.stat.size
             && now.mtime == self.stat.mtime
             && now.ctime == self.stat.ctime;
+        if !same || !self.telling {
+            return None;
+        }
+        if let Some(version) = &self.version {
+            return Some((version.block, version.chains.iter().copied().map(Some).collect()));
+        }
         let mut kept = self.lock();
-        let block = kept.block.filter(|_| same && self.telling)?;
+        let block = kept.block?;
         Some((block, std::mem::take(&mut kept.chains)))
     }
 
@@ -177,7 +186,7 @@ pub(super) fn block_at(number: u64, block: u32, size: u64) -> Range<u64> {
 }
 
 /// Reads all of a range.
-pub(super) fn fill(fd: &OwnedFd, at: u64, into: &mut [u8]) -> Result<(), Errno> {
+pub(crate) fn fill(fd: &OwnedFd, at: u64, into: &mut [u8]) -> Result<(), Errno> {
     let mut filled = 0;
     while filled < into.len() {
         match rustix::io::pread(fd, &mut into[filled..], at + filled as u64) {
@@ -268,7 +277,7 @@ mod tests {
         let root = Root::open(dir.path()).unwrap();
         let path = RelPath::new(&b"f"[..]).unwrap();
         let all = Arc::default();
-        let open = || Base::open(&root, &path, &all).unwrap().rested();
+        let open = || Base::open(&root, &path, None, &all).unwrap().rested();
         let bases: Vec<Base> = (0..20)
             .map(|_| {
                 let base = open();

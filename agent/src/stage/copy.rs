@@ -15,6 +15,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::base::{Base, block_at, chains_of, fill};
+use super::chains::Blocks;
 use super::large::{Content, Here, Stage, ZEROS};
 use super::write_at;
 use crate::fault::Call;
@@ -109,7 +110,7 @@ impl Here {
         len: u64,
         stop: &AtomicBool,
     ) -> Result<(), Trouble> {
-        self.hashed = None;
+        self.running = None;
         self.copies.touch(to, len);
         let end = from + len;
         let mut at = from;
@@ -228,7 +229,7 @@ impl Here {
         size: u64,
         stop: &AtomicBool,
         fault: &impl Fn(Call) -> Result<(), Errno>,
-    ) -> Result<Option<Hash>, Trouble> {
+    ) -> Result<Option<(Hash, Option<Blocks>)>, Trouble> {
         let Some(base) = &self.base else { return Ok(None) };
         if !self.copies.same.iter().any(|&same| same) {
             return Ok(None);
@@ -269,8 +270,11 @@ impl Here {
             number += run.max(1);
         }
         let chains: Option<Vec<_>> = chains.into_iter().collect();
-        let root = chains.and_then(|chains| tree::root(block, size, &chains));
-        Ok(root.map(|root| *root.as_bytes()))
+        let root = |chains: &Vec<_>| tree::root(block, size, chains);
+        Ok(chains.and_then(|chains| {
+            let root = root(&chains)?;
+            Some((*root.as_bytes(), Some(Blocks { block, chains })))
+        }))
     }
 }
 
@@ -342,14 +346,14 @@ mod tests {
         }
         let root = Root::open(dir.path()).unwrap();
         let path = RelPath::new(&b"f"[..]).unwrap();
-        let base = Arc::new(Base::open(&root, &path, &Arc::default()).unwrap().rested());
+        let base = Arc::new(Base::open(&root, &path, None, &Arc::default()).unwrap().rested());
         base.keep(BLOCK);
         let read = |at, into: &mut [u8]| base.read(at, into);
         chains_of(BLOCK, 0..size, &mut Vec::new(), read, |at, chain| base.learn(&at, chain))
             .unwrap();
         let stage = Stage::new(1, &Arc::default());
         let here = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        stage.open(&Names::new(7), Ok(Arc::new(here)), &RelPath::root()).unwrap();
+        stage.open(&Names::new(7), Ok(Arc::new(here)), &RelPath::root(), 0).unwrap();
         stage.set_base(Some(base));
         if let Content::Here(here) = &mut *stage.content.lock().unwrap() {
             (here.copies.by_hand, here.copies.dense) = (plain, plain);
@@ -376,7 +380,11 @@ mod tests {
         model.resize(end as usize, 0);
         let mut here = stage.take(&never).unwrap();
         let hash = *blake3::hash(&model).as_bytes();
-        here.check(end, &hash, &never, |_| Ok(())).unwrap();
+        let blocks = here.check(end, &hash, &never, |_| Ok(())).unwrap();
+        if let Some(blocks) = blocks {
+            let root = tree::root(blocks.block, end, &blocks.chains);
+            assert_eq!(root, Some(blake3::hash(&model)));
+        }
         let mut found = vec![0; end as usize];
         fill(&here.file, 0, &mut found).unwrap();
         assert!(found == model);

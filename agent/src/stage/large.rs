@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use blake3::Hasher;
 use lsync_protocol::message::{Hash, MAX_ASKS, Trouble};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
 use super::base::Base;
+use super::chains::{Blocks, Running};
 use super::copy::Copies;
 use super::{Fresh, Names, write_at};
 use crate::fault::Call;
@@ -68,9 +68,8 @@ pub(crate) struct Here {
     /// Open for reading and writing.
     pub(crate) file: OwnedFd,
     pub(super) hint: RelPath,
-    hasher: Hasher,
-    /// Everything before this was hashed; `None` when pieces came out of order, or from a base.
-    pub(super) hashed: Option<u64>,
+    /// The content so far; `None` when pieces came out of order, or from a base.
+    pub(super) running: Option<Running>,
     /// The end of the last piece.
     pub(super) end: u64,
     /// What was copied.
@@ -115,6 +114,7 @@ impl Stage {
         names: &Arc<Names>,
         dir: Result<Arc<OwnedFd>, Errno>,
         hint: &RelPath,
+        size: u64,
     ) -> Result<(), Trouble> {
         let opened = dir.and_then(|dir| Fresh::quiet_file(names, &dir, 0o600));
         let (content, done) = match opened {
@@ -123,8 +123,7 @@ impl Stage {
                     fresh,
                     file,
                     hint: hint.clone(),
-                    hasher: Hasher::new(),
-                    hashed: Some(0),
+                    running: Some(Running::new(size)),
                     end: 0,
                     copies: Copies::default(),
                     base: None,
@@ -228,10 +227,11 @@ impl Stage {
         here.end = here.end.max(offset + bytes.len() as u64);
         here.copies.touch(offset, bytes.len() as u64);
         // What comes from the base does not pass here: it will be read in the end.
-        here.hashed = here.hashed.filter(|&hashed| hashed <= offset && !based).and_then(|hashed| {
-            zeros(&mut here.hasher, offset - hashed, stop)?;
-            here.hasher.update(bytes);
-            Some(offset + bytes.len() as u64)
+        here.running = here.running.take().filter(|_| !based).and_then(|mut running| {
+            let before = offset.checked_sub(running.at())?;
+            running.zeros(before, stop)?;
+            running.update(bytes)?;
+            Some(running)
         });
         Ok(())
     }
@@ -273,31 +273,32 @@ impl Drop for Stage {
 }
 
 impl Here {
-    /// Makes it exactly `size` bytes long and checks its hash.
+    /// Makes it exactly `size` bytes long and checks its hash. Gives its blocks, if there are
+    /// several.
     pub(crate) fn check(
         &mut self,
         size: u64,
         hash: &Hash,
         stop: &AtomicBool,
         fault: impl Fn(Call) -> Result<(), Errno>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Option<Blocks>, Trouble> {
         if self.end != size {
             rustix::fs::ftruncate(&self.file, size).map_err(trouble)?;
         }
-        let found = match self.hashed.filter(|&hashed| hashed <= size) {
-            Some(hashed) => zeros(&mut self.hasher, size - hashed, stop)
-                .map(|()| *self.hasher.finalize().as_bytes()),
+        let running = self.running.take().filter(|running| running.at() <= size);
+        let came = running.and_then(|mut running| {
+            running.zeros(size - running.at(), stop)?;
+            Some(running.finish())
+        });
+        let (found, blocks) = match came {
+            Some(came) => came,
             // Pieces came twice, out of order or from a base: what counts is what lies there now.
             None => match self.compose(size, stop, &fault)? {
-                Some(found) => Some(found),
+                Some(composed) => composed,
                 None => self.read_back(size, stop, &fault)?,
             },
         };
-        match found {
-            None => Err(said("the link ended")),
-            Some(found) if found == *hash => Ok(()),
-            Some(_) => Err(said("the content does not match its hash")),
-        }
+        if found == *hash { Ok(blocks) } else { Err(said("the content does not match its hash")) }
     }
 
     fn read_back(
@@ -305,13 +306,13 @@ impl Here {
         size: u64,
         stop: &AtomicBool,
         fault: &impl Fn(Call) -> Result<(), Errno>,
-    ) -> Result<Option<Hash>, Trouble> {
-        let mut hasher = Hasher::new();
+    ) -> Result<(Hash, Option<Blocks>), Trouble> {
+        let mut running = Running::new(size);
         let mut buffer = vec![0; 128 * 1024];
         let mut at = 0;
         while at < size {
             if stop.load(Ordering::Relaxed) {
-                return Ok(None);
+                return Err(said("the link ended"));
             }
             let most =
                 usize::try_from(size - at).map_or(buffer.len(), |rest| rest.min(buffer.len()));
@@ -319,27 +320,13 @@ impl Here {
             match rustix::io::pread(&self.file, &mut buffer[..most], at) {
                 Ok(0) => return Err(trouble(Errno::IO)),
                 Ok(n) => {
-                    hasher.update(&buffer[..n]);
+                    running.update(&buffer[..n]).ok_or_else(|| trouble(Errno::FBIG))?;
                     at += n as u64;
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(trouble(error)),
             }
         }
-        Ok(Some(*hasher.finalize().as_bytes()))
+        Ok(running.finish())
     }
-}
-
-/// Hashes so many zeros; `None` when the link ended meanwhile: the number is the peer's, and may
-/// be any.
-fn zeros(hasher: &mut Hasher, mut count: u64, stop: &AtomicBool) -> Option<()> {
-    while count > 0 {
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let step = count.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..step as usize]);
-        count -= step;
-    }
-    Some(())
 }

@@ -39,10 +39,10 @@ fn some(size: usize) -> Vec<u8> {
 /// Opens a stage with a base: its size, if there is one.
 fn based(peer: &mut Peer, stage: u32, base: &str) -> Option<u64> {
     peer.send(&Message::Open { stage, hint: path(""), size: 0 }, b"");
-    peer.send(&Message::Base { stage, path: path(base) }, b"");
+    peer.send(&Message::Base { stage, path: path(base), version: None }, b"");
     loop {
         match peer.receive() {
-            Message::BaseIs { stage: of, size } => {
+            Message::BaseIs { stage: of, size, .. } => {
                 assert_eq!(of, stage);
                 return size;
             }

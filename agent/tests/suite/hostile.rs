@@ -61,7 +61,7 @@ fn what_a_source_must_not_say() {
 #[test]
 fn what_a_source_must_not_say_of_bases() {
     let open = Message::Open { stage: 1, hint: path(""), size: 0 };
-    let base = |stage| Message::Base { stage, path: path("f") };
+    let base = |stage| Message::Base { stage, path: path("f"), version: None };
     let asks =
         |stage, block| Message::AskSums { stage, how: SumHow::Same, block, ranges: vec![(0, 1)] };
     let copy = |stage| Message::Copy { stage, copies: vec![(0, 0, 1)] };
@@ -87,7 +87,7 @@ fn what_a_source_must_not_say_of_bases() {
     assert_eq!(says(&[open(), base(1), gone, copy(1)]), "copies for stage 1, which is not open");
     for kind in [40, 41] {
         let message = match kind {
-            40 => Message::BaseIs { stage: 1, size: None },
+            40 => Message::BaseIs { stage: 1, size: None, known: false },
             _ => Message::Sums { stage: 1, sums: Vec::new() },
         };
         assert_eq!(says(&[message]), format!("a message of type {kind}, which no source sends"));
@@ -118,7 +118,7 @@ fn no_more_questions_and_copies_than_agreed() {
     std::fs::write(world.at("f"), b"content").unwrap();
     let begin = |peer: &mut Peer| {
         peer.send(&Message::Open { stage: 1, hint: path(""), size: 0 }, b"");
-        peer.send(&Message::Base { stage: 1, path: path("f") }, b"");
+        peer.send(&Message::Base { stage: 1, path: path("f"), version: Some(7) }, b"");
     };
     let mut peer = world.connect();
     begin(&mut peer);

@@ -146,7 +146,7 @@ fn what_does_not_fit_is_left_alone() {
         assert_eq!(peer.ops(vec![(op, rest)]).remove(0), other, "{what}");
         assert!(fs::read(world.at(at)).unwrap() == content[..190_000], "{what}");
     };
-    let good = X
+    let good = append("f", version, 190_000, &content);
     let mut wrong = content.clone();
     wrong[7] ^= 1;
     untouched(&mut peer, "hash", "f", append("f", version, 190_000, &wrong), &content[190_000..]);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hash, INLINE_MAX};
+use super::{Hash, INLINE_MAX, OpId};
 use crate::entry::{Kind, Meta, Time};
 use crate::path::RelPath;
 
@@ -91,6 +91,26 @@ pub enum Op {
         /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`.
         new: Box<Op>,
     },
+    /// Have more behind a version that stands here: the file grows in place, so a reader sees a
+    /// prefix of the new content, never a mix. The rest comes in the raw bytes of the message, or in
+    /// a stage. With nothing more, only the attributes are set.
+    Append {
+        /// Where.
+        path: RelPath,
+        /// What must stand there: the operation that put it there.
+        version: OpId,
+        /// The size of what must stand there, where the rest begins.
+        from: u64,
+        /// The size of the whole content.
+        size: u64,
+        /// The stage whose content is the rest, and which ends with this; without one the rest is at
+        /// most [`INLINE_MAX`] bytes.
+        stage: Option<u32>,
+        /// Its attributes.
+        meta: Meta,
+        /// BLAKE3 of the whole content.
+        hash: Hash,
+    },
 }
 
 impl Op {
@@ -101,6 +121,7 @@ impl Op {
             Op::MakeDir { path, .. }
             | Op::File { path, .. }
             | Op::Commit { path, .. }
+            | Op::Append { path, .. }
             | Op::Symlink { path, .. }
             | Op::Meta { path, .. }
             | Op::Dir { path, .. }
@@ -115,6 +136,7 @@ impl Op {
     pub fn inline_size(&self) -> usize {
         match self {
             Op::File { size, .. } => *size as usize,
+            Op::Append { from, size, stage: None, .. } => size.saturating_sub(*from) as usize,
             Op::Replace { new, .. } => new.inline_size(),
             _ => 0,
         }
@@ -131,6 +153,7 @@ impl Op {
     pub fn stage(&self) -> Option<u32> {
         match self {
             Op::Commit { stage, .. } => Some(*stage),
+            Op::Append { stage, .. } => *stage,
             Op::Replace { new, .. } => new.stage(),
             _ => None,
         }
@@ -140,6 +163,10 @@ impl Op {
     pub(super) fn valid(&self) -> bool {
         match self {
             Op::File { size, .. } => u64::from(*size) <= INLINE_MAX,
+            Op::Append { path, from, size, stage, .. } => {
+                let rest = size.checked_sub(*from);
+                !path.is_root() && rest.is_some_and(|rest| stage.is_some() || rest <= INLINE_MAX)
+            }
             Op::Replace { new, .. } => {
                 matches!(
                     **new,

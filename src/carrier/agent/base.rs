@@ -11,8 +11,8 @@ use super::locked;
 /// Something of a base.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// There is one of this size, or none.
-    Is(Option<u64>),
+    /// There is one of this size, or none; and whether it is the version that was named.
+    Is(Option<u64>, bool),
     /// The next sums.
     Sums(Vec<u8>),
     /// It cannot be read any more.
@@ -51,13 +51,18 @@ impl Bases {
         locked(&self.0).remove(&stage);
     }
 
-    pub(super) fn is(&self, stage: u32, size: Option<u64>) -> Result<(), &'static str> {
+    pub(super) fn is(
+        &self,
+        stage: u32,
+        size: Option<u64>,
+        known: bool,
+    ) -> Result<(), &'static str> {
         if let Some(asked) = locked(&self.0).get_mut(&stage) {
             if !std::mem::take(&mut asked.is) {
                 return Err("a base not asked for");
             }
             // A transfer that is gone ends what it asked.
-            let _ = asked.to.send(Said::Is(size));
+            let _ = asked.to.send(Said::Is(size, known));
         }
         Ok(())
     }
@@ -87,12 +92,12 @@ mod tests {
         let bases = Bases::default();
         let mut said = bases.ask(3);
         assert!(bases.sums(3, vec![0; 1]).is_err());
-        assert!(bases.is(3, Some(5)).is_ok());
-        assert!(bases.is(3, Some(5)).is_err(), "twice");
+        assert!(bases.is(3, Some(5), false).is_ok());
+        assert!(bases.is(3, Some(5), false).is_err(), "twice");
         bases.expect(3, 10);
         assert!(bases.sums(3, vec![0; 6]).is_ok());
         assert!(bases.sums(3, vec![0; 5]).is_err(), "more than asked");
-        assert!(matches!(said.try_recv(), Ok(Said::Is(Some(5)))));
+        assert!(matches!(said.try_recv(), Ok(Said::Is(Some(5), false))));
         assert!(matches!(said.try_recv(), Ok(Said::Sums(sums)) if sums.len() == 6));
         assert!(bases.sums(3, vec![]).is_ok());
         assert!(matches!(said.try_recv(), Ok(Said::Gone)));

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::transfer::Staged;
+use super::versions::Note;
 use super::{Order, Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
 use crate::error::plain;
@@ -42,6 +43,8 @@ struct Built {
     /// Frames, and the credit each needs.
     frames: Vec<(Vec<u8>, u32)>,
     large: Vec<Large>,
+    /// What becomes of versions.
+    notes: Vec<Note>,
     said: Vec<Carried>,
     end: bool,
 }
@@ -70,6 +73,9 @@ pub(super) async fn build(
             },
             built = first(&mut slices), if !slices.is_empty() => {
                 slices.pop_front();
+                for note in built.notes {
+                    shared.versions.note(note);
+                }
                 for (frame, cost) in built.frames {
                     // The semaphore is never closed; what is taken comes back with the acks.
                     let Ok(permit) = shared.small.acquire_many(cost.min(shared.small_all)).await else {
@@ -184,17 +190,21 @@ fn commit(
     let now = root.and_then(|root| root.statx(&path).ok());
     match staged {
         Some(staged) if staged.may_be(&path, now.as_ref()) => {
-            if staged.from_base {
+            if staged.has_base() {
                 locked(&shared.deltas).insert(id, path.clone());
             }
-            run.push(id, staged.op(path), &[], built);
+            let (op, content, version) = staged.op(path.clone());
+            run.push(id, op, &content, built);
+            built.notes.push(Note::Put(path, id, version));
         }
         staged => {
             if let Some(staged) = staged {
-                run.close(built);
-                let mut abort = Vec::new();
-                frame::encode(&Message::Abort { stage: staged.stage }, 0, &mut abort);
-                built.frames.push((abort, 0));
+                if let Some(stage) = staged.stage() {
+                    run.close(built);
+                    let mut abort = Vec::new();
+                    frame::encode(&Message::Abort { stage }, 0, &mut abort);
+                    built.frames.push((abort, 0));
+                }
                 shared.stages.add_permits(1);
             }
             // Nothing will be acked under this number.
@@ -229,6 +239,9 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &m
             content(id, path, meta, size, None, base, root, run, built);
         }
         other => {
+            if let Planned::Rename { from, to, .. } = &other {
+                built.notes.push(Note::Rename(from.clone(), to.clone()));
+            }
             if let Some(op) = plain_op(other) {
                 run.push(id, op, &[], built);
             }

@@ -196,6 +196,7 @@ fn take(
             }
             drop(naming);
             shared.judge_deltas(&done, &outcomes);
+            shared.versions.acked(&done, &outcomes);
             Some(Carried::Acked { done, outcomes })
         }
         Message::Credit { bulk } => {
@@ -206,8 +207,8 @@ fn take(
             locked(&shared.broken).insert(stage, Escaped(trouble.text.as_bytes()).to_string());
             None
         }
-        Message::BaseIs { stage, size } => {
-            shared.bases.is(stage, size)?;
+        Message::BaseIs { stage, size, known } => {
+            shared.bases.is(stage, size, known)?;
             None
         }
         Message::Sums { stage, sums } => {

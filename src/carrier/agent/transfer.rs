@@ -4,25 +4,26 @@
 //! mirror say what it is called by then. So a rename above a file in flight waits for nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsync_agent::meta::Stat;
 use lsync_agent::read::{FileReader, ReadError};
 use lsync_protocol::delta::block;
 use lsync_protocol::entry::{Entry, Kind, Meta, Time};
 use lsync_protocol::frame;
-use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{Hash, Message, Op, OpId};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+mod append;
 mod delta;
 mod whole;
 
 use super::build::{Large, fresh};
 use super::incoming::not_taken;
 use super::outgoing::Bulk;
+use super::versions::{Proof, Version, now};
 use super::{Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
 use crate::error::plain;
@@ -33,18 +34,25 @@ const AT_ONCE: usize = 4;
 /// Content that is complete on the target and has no name yet.
 #[derive(Debug)]
 pub(super) struct Staged {
-    pub(super) stage: u32,
+    stage: u32,
+    body: Body,
     /// The name under which it was opened.
     opened: RelPath,
-    /// The file that was read, and its time before the first byte was.
-    file: Identity,
+    /// The source's time before the first byte was read.
     mtime: Option<Time>,
-    size: u64,
     meta: Meta,
     hash: Hash,
     replaces: Option<Kind>,
-    /// Some of it was copied from what stood there before.
-    pub(super) from_base: bool,
+    version: Version,
+}
+
+/// How content gets to the target.
+#[derive(Debug)]
+enum Body {
+    /// All of it is in the stage; some of it was copied from what stood there before.
+    Whole { from_base: bool },
+    /// What is behind a version of this size is in the stage, or here.
+    Rest { version: OpId, from: u64, bytes: Option<Vec<u8>> },
 }
 
 impl Staged {
@@ -54,20 +62,45 @@ impl Staged {
     pub(super) fn may_be(&self, path: &RelPath, now: Option<&Stat>) -> bool {
         *path == self.opened
             || now.is_some_and(|now| {
-                now.identity() == self.file
-                    && now.size == self.size
+                now.identity() == self.version.file
+                    && now.size == self.version.size
                     && Some(now.mtime) == self.mtime
             })
     }
 
-    /// The operation that names it.
-    pub(super) fn op(self, path: RelPath) -> Op {
-        let Staged { stage, size, meta, hash, replaces, .. } = self;
-        let commit = Op::Commit { path, stage, size, meta, hash };
-        match replaces {
-            Some(old) => Op::Replace { old, new: Box::new(commit) },
-            None => commit,
+    /// The stage that is open for it.
+    pub(super) fn stage(&self) -> Option<u32> {
+        match self.body {
+            Body::Rest { bytes: Some(_), .. } => None,
+            Body::Whole { .. } | Body::Rest { .. } => Some(self.stage),
         }
+    }
+
+    /// Some of it was copied from what stood there before.
+    pub(super) fn has_base(&self) -> bool {
+        matches!(self.body, Body::Whole { from_base: true })
+    }
+
+    /// The operation that names it, the content that goes with it, and the version that then stands
+    /// there.
+    pub(super) fn op(self, path: RelPath) -> (Op, Vec<u8>, Version) {
+        let Staged { body, meta, hash, replaces, version, .. } = self;
+        let size = version.size;
+        let (op, bytes) = match body {
+            Body::Whole { .. } => {
+                (Op::Commit { path, stage: self.stage, size, meta, hash }, Vec::new())
+            }
+            Body::Rest { version, from, bytes } => {
+                let stage = if bytes.is_none() { Some(self.stage) } else { None };
+                let op = Op::Append { path, version, from, size, stage, meta, hash };
+                (op, bytes.unwrap_or_default())
+            }
+        };
+        let op = match replaces {
+            Some(old) => Op::Replace { old, new: Box::new(op) },
+            None => op,
+        };
+        (op, bytes, version)
     }
 }
 
@@ -79,18 +112,15 @@ pub(super) async fn bring(
     shared: Arc<Shared>,
 ) {
     let mut running: JoinSet<()> = JoinSet::new();
-    let mut next_stage: u32 = 0;
     let mut open = true;
     while open || !running.is_empty() {
         tokio::select! {
             file = files.recv(), if open && running.len() < AT_ONCE => match file {
                 Some(file) => {
-                    next_stage = next_stage.wrapping_add(1);
-                    let stage = next_stage;
                     let (bulk, events, shared) = (bulk.clone(), events.clone(), Arc::clone(&shared));
                     running.spawn(async move {
                         let id = file.id;
-                        let brought = one(file, stage, &bulk, &shared).await;
+                        let brought = one(file, &bulk, &shared).await;
                         locked(&shared.bringing).remove(&id);
                         locked(&shared.cancelled).remove(&id);
                         let said = match brought {
@@ -103,6 +133,7 @@ pub(super) async fn bring(
                             Err(Stopped::Link) => return,
                             Err(Stopped::Here(why)) => Carried::NotBuilt { id, why },
                             Err(Stopped::There(why)) => not_taken(id, why),
+                            Err(Stopped::Other) => Carried::NotBuilt { id, why: NotBuilt::Vanished },
                         };
                         let _ = events.send(said).await;
                     });
@@ -122,6 +153,8 @@ enum Stopped {
     Here(NotBuilt),
     /// The agent cannot take it.
     There(String),
+    /// What stands on the target is not the version it was believed to be.
+    Other,
 }
 
 impl From<ReadError> for Stopped {
@@ -145,11 +178,42 @@ impl From<std::io::Error> for Stopped {
 struct Lane {
     id: OpId,
     stage: u32,
+    /// The stage is open on the agent.
+    open: Arc<AtomicBool>,
     bulk: mpsc::Sender<Bulk>,
     shared: Arc<Shared>,
 }
 
 impl Lane {
+    /// Opens the file, to be read in blocks that can be compared with those of a version.
+    async fn open(&self, path: &RelPath, version: Option<&Version>) -> Result<FileReader, Stopped> {
+        let (source, path) = (Arc::clone(&self.shared.source), path.clone());
+        let version = version.cloned();
+        blocking(move || {
+            let root = source.root().map_err(|_| Stopped::Here(NotBuilt::Vanished))?;
+            let like = |size| version.as_ref().map_or(block(size), |known| known.block_for(size));
+            FileReader::open(&root, &path, like).map_err(Stopped::from)
+        })
+        .await
+    }
+
+    /// Opens the stage for so much content.
+    async fn open_stage(&self, path: &RelPath, size: u64) -> Result<(), Stopped> {
+        let hint = path.parent().unwrap_or_default();
+        self.open.store(true, Ordering::Relaxed);
+        self.say(&Message::Open { stage: self.stage, hint, size }).await
+    }
+
+    /// Gives the stage up, if it is open. Answers for it may still be on their way: what follows has
+    /// another number.
+    async fn close_stage(&mut self) -> Result<(), Stopped> {
+        if self.open.swap(false, Ordering::Relaxed) {
+            self.say(&Message::Abort { stage: self.stage }).await?;
+            self.stage = self.shared.next_stage();
+        }
+        Ok(())
+    }
+
     /// A message that takes no credit.
     async fn say(&self, message: &Message) -> Result<(), Stopped> {
         let mut frame = Vec::new();
@@ -186,60 +250,46 @@ impl Lane {
     }
 }
 
-/// A file whose content is complete in its stage.
+/// A file whose content is complete on the target.
 struct Brought {
     /// It did not change while it was read.
     settled: bool,
-    file: Identity,
     entry: Entry,
     hash: Hash,
-    from_base: bool,
+    body: Body,
+    version: Version,
 }
 
 impl Brought {
-    fn of(reader: &FileReader, settled: bool, from_base: bool) -> Result<Brought, Stopped> {
+    fn of(reader: FileReader, settled: bool, body: Body, proof: Proof) -> Result<Brought, Stopped> {
         // Without all of its blocks there is no hash; it was read to its end.
         let hash = reader.hash().ok_or(Stopped::Here(NotBuilt::Vanished))?;
-        let (file, entry) = (reader.identity(), reader.entry().clone());
-        Ok(Brought { settled, file, entry, hash, from_base })
+        let (file, block, entry) = (reader.identity(), reader.block(), reader.entry().clone());
+        let chains = Arc::new(reader.into_chains());
+        let version = Version { file, size: entry.size, block, chains, proof };
+        Ok(Brought { settled, entry, hash, body, version })
     }
 }
 
 async fn one(
     file: Large,
-    stage: u32,
     bulk: &mpsc::Sender<Bulk>,
     shared: &Arc<Shared>,
 ) -> Result<bool, Stopped> {
-    let source = Arc::clone(&shared.source);
-    let path = file.path.clone();
-    let opened = blocking(move || {
-        let root = source.root().map_err(|_| Stopped::Here(NotBuilt::Vanished))?;
-        FileReader::open(&root, &path, block).map_err(Stopped::from)
-    });
-    let reader = opened.await?;
+    let mut lane = Lane {
+        id: file.id,
+        stage: shared.next_stage(),
+        open: Arc::default(),
+        bulk: bulk.clone(),
+        shared: Arc::clone(shared),
+    };
     // Given back when the operation that names it is acked, or when it is aborted.
     let Ok(open) = shared.stages.acquire().await else { return Err(Stopped::Link) };
-    let hint = file.path.parent().unwrap_or_default();
-    let size = reader.entry().size;
-    let lane = Lane { id: file.id, stage, bulk: bulk.clone(), shared: Arc::clone(shared) };
-    lane.say(&Message::Open { stage, hint, size }).await?;
-    let may_have_base = file.base
-        && shared.far
-        && size >= delta::SMALLEST
-        && !locked(&shared.whole).remove(&file.path);
-    let brought =
-        if may_have_base { delta::bring(&lane, &file.path, reader).await } else { Ok(Err(reader)) };
-    let brought = match brought {
-        Ok(Err(reader)) => whole::bring(&lane, reader).await,
-        Ok(Ok(brought)) => Ok(brought),
-        Err(stopped) => Err(stopped),
-    };
-    let brought = match brought {
+    let brought = match content(&mut lane, &file).await {
         Ok(brought) => brought,
         Err(Stopped::Link) => return Err(Stopped::Link),
         Err(stopped) => {
-            lane.say(&Message::Abort { stage }).await?;
+            lane.close_stage().await?;
             return Err(stopped);
         }
     };
@@ -249,19 +299,59 @@ async fn one(
     bulk.send(last).await.map_err(|_| Stopped::Link)?;
     left.await.map_err(|_| Stopped::Link)?;
     let staged = Staged {
-        stage,
+        stage: lane.stage,
+        body: brought.body,
         opened: file.path,
-        file: brought.file,
         mtime: brought.entry.meta.mtime,
-        size: brought.entry.size,
         meta: fresh(file.meta, &brought.entry),
         hash: brought.hash,
         replaces: file.replaces,
-        from_base: brought.from_base,
+        version: brought.version,
     };
     locked(&shared.staged).insert(file.id, staged);
     open.forget();
     Ok(brought.settled)
+}
+
+/// Brings the content of a file in the cheapest way there is.
+async fn content(lane: &mut Lane, file: &Large) -> Result<Brought, Stopped> {
+    let version = lane.shared.versions.get(&file.path).filter(|_| file.replaces.is_none());
+    if let Some((id, known)) = version {
+        if let Some(brought) = append::bring(lane, file, id, &known).await? {
+            return Ok(brought);
+        }
+        match all_of(lane, file, Some((id, known))).await {
+            Err(Stopped::Other) => lane.close_stage().await?,
+            done => return done,
+        }
+    }
+    all_of(lane, file, None).await
+}
+
+/// Has all of a file in the stage, by copying what the target has, as far as that is of use.
+async fn all_of(
+    lane: &Lane,
+    file: &Large,
+    version: Option<(OpId, Version)>,
+) -> Result<Brought, Stopped> {
+    let shared = &lane.shared;
+    let began = now();
+    let reader = lane.open(&file.path, version.as_ref().map(|(_, known)| known)).await?;
+    let size = reader.entry().size;
+    lane.open_stage(&file.path, size).await?;
+    let may_have_base = file.base
+        && shared.far
+        && size >= delta::SMALLEST
+        && !locked(&shared.whole).remove(&file.path);
+    let delta = match may_have_base {
+        true => delta::bring(lane, &file.path, reader, version).await?,
+        false => Err(reader),
+    };
+    let ((reader, settled), from_base) = match delta {
+        Ok(brought) => (brought, true),
+        Err(reader) => (whole::bring(lane, reader).await?, false),
+    };
+    Brought::of(reader, settled, Body::Whole { from_base }, Proof::read(began))
 }
 
 async fn blocking<T: Send + 'static>(

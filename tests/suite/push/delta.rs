@@ -13,14 +13,14 @@ const MIB: usize = 1 << 20;
 const SESSION: u64 = 24 * 1024;
 
 /// A stage over ssh whose bytes are counted.
-struct Counted {
-    stage: Stage,
-    relay: Relay,
+pub struct Counted {
+    pub stage: Stage,
+    pub relay: Relay,
 }
 
 impl Counted {
     /// With a file of so many bytes, mirrored.
-    fn new(size: usize) -> Counted {
+    pub fn new(size: usize) -> Counted {
         let stage = Stage::new(Way::Ssh);
         let relay = Relay::new(stage.world().port()).unwrap();
         let (port, world) = (relay.port(), stage.world());
@@ -36,7 +36,7 @@ impl Counted {
         counted
     }
 
-    fn push(&self, words: &[&str]) -> Push {
+    pub fn push(&self, words: &[&str]) -> Push {
         let mut command = self.stage.lsyncd();
         let target = format!("counted:{}", self.stage.target().display());
         command.args(["push", "--json"]).args(words).arg(self.stage.source()).arg(target);
@@ -58,7 +58,7 @@ impl Counted {
     }
 }
 
-fn write_at(stage: &Stage, at: u64, bytes: &[u8]) {
+pub fn write_at(stage: &Stage, at: u64, bytes: &[u8]) {
     let file = fs::OpenOptions::new().write(true).open(stage.s("f")).unwrap();
     file.write_all_at(bytes, at).unwrap();
 }

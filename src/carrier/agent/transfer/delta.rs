@@ -14,12 +14,13 @@ use lsync_protocol::delta::sums::SUM;
 use lsync_protocol::delta::tree::{Short, short};
 use lsync_protocol::delta::{BLOCK_MAX, block, fine_block};
 use lsync_protocol::frame::PIECE;
-use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, SumHow};
+use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, OpId, SumHow};
 use lsync_protocol::path::RelPath;
 use tokio::sync::mpsc;
 
-use super::{Brought, Lane, Stopped, blocking};
+use super::{Lane, Stopped, blocking};
 use crate::carrier::agent::base::Said;
+use crate::carrier::agent::versions::Version;
 
 mod copies;
 mod hunt;
@@ -35,6 +36,8 @@ const SEGMENT: u64 = 32 << 20;
 const AHEAD: u64 = 2;
 /// After so much of which hardly anything stood at its place, the rest is not asked for.
 const PATIENCE: u64 = 64 << 20;
+/// So much of a known version's successor is sent at once rather than looked for elsewhere in it.
+const UNASKED: u64 = 128 * 1024;
 /// Hardly anything: less than one part in so many.
 const HARDLY: u64 = 20;
 
@@ -62,24 +65,33 @@ fn bytes(ranges: &Ranges) -> u64 {
 }
 
 /// Brings a file over what stands at its path; gives it back when there is nothing of use.
+///
+/// If that is a version whose blocks are known, nobody is asked what they are, and nothing waits for
+/// the answer whether it is.
 pub(super) async fn bring(
     lane: &Lane,
     path: &RelPath,
     reader: FileReader,
-) -> Result<Result<Brought, FileReader>, Stopped> {
+    version: Option<(OpId, Version)>,
+) -> Result<Result<(FileReader, bool), FileReader>, Stopped> {
     let said = lane.shared.bases.ask(lane.stage);
-    let mut base = Base { lane, said, sums: VecDeque::new(), size: 0 };
-    lane.say(&Message::Base { stage: lane.stage, path: path.clone() }).await?;
-    match base.said.recv().await {
-        Some(Said::Is(Some(size))) if size >= u64::from(block(0)) => base.size = size,
-        Some(_) => return Ok(Err(reader)),
-        None => return Err(Stopped::Link),
+    let (id, version) = version.filter(|(_, known)| known.block == reader.block()).unzip();
+    let (stage, path) = (lane.stage, path.clone());
+    lane.say(&Message::Base { stage, path, version: id }).await?;
+    let mut base = Base { lane, said, sums: VecDeque::new(), size: 0, version: id.zip(version) };
+    match &base.version {
+        Some((_, version)) => base.size = version.size,
+        None => match base.said.recv().await {
+            Some(Said::Is(Some(size), _)) if size >= u64::from(block(0)) => base.size = size,
+            Some(_) => return Ok(Err(reader)),
+            None => return Err(Stopped::Link),
+        },
     }
     let (reader, left) = base.same(reader).await?;
     let index = base.index(left.search).await?;
     let reader = hunt(lane, reader, &left.new, index).await?;
-    let (reader, settled) = passes(lane, reader, left.new).await?;
-    Brought::of(&reader, settled, true).map(Ok)
+    base.heard()?;
+    passes(lane, reader, left.new).await.map(Ok)
 }
 
 /// What did not stand at its place.
@@ -97,6 +109,8 @@ struct Base<'a> {
     /// Sums that came and were not looked at.
     sums: VecDeque<u8>,
     size: u64,
+    /// What it is believed to be.
+    version: Option<(OpId, Version)>,
 }
 
 impl Drop for Base<'_> {
@@ -122,11 +136,31 @@ impl Base<'_> {
         while self.sums.len() < bytes {
             match self.said.recv().await {
                 Some(Said::Sums(sums)) => self.sums.extend(sums),
-                Some(_) => return Ok(None),
+                Some(Said::Gone) => return Ok(None),
+                Some(Said::Is(_, known)) => self.is(known)?,
                 None => return Err(Stopped::Link),
             }
         }
         Ok(Some(self.sums.drain(..bytes).collect()))
+    }
+
+    /// It is what it was believed to be, or not.
+    fn is(&self, known: bool) -> Result<(), Stopped> {
+        match &self.version {
+            Some((id, _)) if !known => {
+                self.lane.shared.versions.forget(*id);
+                Err(Stopped::Other)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at what was said without waiting for it.
+    fn heard(&mut self) -> Result<(), Stopped> {
+        match self.said.try_recv() {
+            Ok(Said::Is(_, known)) => self.is(known),
+            _ => Ok(()),
+        }
     }
 
     /// Hashes the file and copies what stands at its place.
@@ -140,7 +174,10 @@ impl Base<'_> {
         // Of the base, what did not stand at its place.
         let mut old = Ranges::new();
         let mut copies = Copies::default();
-        let (mut asked, mut index, mut equal) = (0, 0, 0);
+        let (mut index, mut equal) = (0, 0);
+        // Of a version everything is known as if it had been asked and answered.
+        let version = self.version.as_ref().map(|(_, version)| Arc::clone(&version.chains));
+        let mut asked = if version.is_some() { common_blocks } else { 0 };
         let mut asking = true;
         while index < blocks {
             self.lane.go_on()?;
@@ -159,13 +196,20 @@ impl Base<'_> {
             })
             .await?;
             let known = asked.saturating_sub(index).min(count) as usize;
-            let sums = match self.next(known * size_of::<Short>()).await? {
-                Some(sums) => sums,
-                // It cannot be read any more: all that is left has to be sent.
-                None => {
-                    (asking, asked) = (false, index);
-                    Vec::new()
+            let sums = match &version {
+                Some(chains) => {
+                    self.heard()?;
+                    let chains = chains.iter().skip(index as usize).take(known);
+                    chains.flat_map(short).collect()
                 }
+                None => match self.next(known * size_of::<Short>()).await? {
+                    Some(sums) => sums,
+                    // It cannot be read any more: all that is left has to be sent.
+                    None => {
+                        (asking, asked) = (false, index);
+                        Vec::new()
+                    }
+                },
             };
             let mut sums = sums.chunks_exact(size_of::<Short>());
             let chains = reader.chains().get(index as usize..).unwrap_or_default();
@@ -188,9 +232,11 @@ impl Base<'_> {
             let hardly = index * length >= PATIENCE && equal < index * length / HARDLY;
             if asking && (hardly || index >= blocks) {
                 asking = false;
-                // What was asked ahead is not wanted any more.
                 let ahead = asked.saturating_sub(index);
-                self.next(ahead as usize * size_of::<Short>()).await?;
+                if version.is_none() {
+                    // What was asked ahead is not wanted any more.
+                    self.next(ahead as usize * size_of::<Short>()).await?;
+                }
                 asked -= ahead;
                 // What nobody asked about may stand anywhere.
                 let seen = (asked * length).min(common);
@@ -215,8 +261,9 @@ impl Base<'_> {
             }
             ranges.push((at, len));
         }
-        // What is left may be less than its sums.
-        if ranges.is_empty() || new <= blocks * SUM as u64 {
+        // What is left may be less than its sums, or than what could be sent while they are waited for.
+        let little = if self.version.is_some() { UNASKED } else { 0 };
+        if ranges.is_empty() || new <= little.max(blocks * SUM as u64) {
             return Ok(None);
         }
         self.ask(SumHow::Search, block, ranges.clone()).await?;

@@ -4,7 +4,7 @@ use lsync_agent::read::{FileReader, Finish};
 use lsync_protocol::frame::PIECE;
 use tokio::task::JoinHandle;
 
-use super::{Brought, Lane, Stopped};
+use super::{Lane, Stopped};
 
 /// So much content is read in one go.
 const CONTENT: usize = 4 * PIECE;
@@ -21,7 +21,9 @@ struct Go {
 }
 
 /// Brings the whole file.
-pub(super) async fn bring(lane: &Lane, reader: FileReader) -> Result<Brought, Stopped> {
+///
+/// Gives the reader back, and whether the file was settled.
+pub(super) async fn bring(lane: &Lane, reader: FileReader) -> Result<(FileReader, bool), Stopped> {
     // While one go is being written, the next one is read.
     let mut reading = read_on(reader, lane);
     loop {
@@ -36,7 +38,7 @@ pub(super) async fn bring(lane: &Lane, reader: FileReader) -> Result<Brought, St
         }
         match next {
             Ok(next) => reading = next,
-            Err((reader, settled)) => return Brought::of(&reader, settled, false),
+            Err(end) => return Ok(end),
         }
     }
 }
