@@ -4,8 +4,15 @@
 //! The length is checked before anything is allocated. Raw bytes are never copied by a codec: the
 //! sender writes header and control part into a buffer and the raw bytes behind them, the receiver
 //! keeps the body it read and looks at its tail.
+//!
+//! Raw bytes may be compressed, which bit 0 of the flags says: then a `u32` with their length
+//! stands behind the control part, and after it one frame of zstd; see [`Squeezer`] and [`Decoder`].
 
 use crate::message::{BadMessage, Message};
+
+mod squeeze;
+
+pub use squeeze::{Decoder, Squeezer};
 
 /// Bytes of a frame's header.
 pub const HEADER: usize = 10;
@@ -29,6 +36,9 @@ pub enum BadFrame {
     /// The body is not a message.
     #[error(transparent)]
     Message(#[from] BadMessage),
+    /// Compressed bytes that are not one whole frame of zstd, or not of the length that is stated.
+    #[error("compressed bytes that do not give what is stated")]
+    Squeezed,
 }
 
 /// A frame's header, checked.
@@ -40,7 +50,14 @@ pub struct Header {
     pub kind: u8,
     /// The stream: 0, or the stage that a `Data` belongs to.
     pub stream: u32,
+    /// The raw bytes are compressed.
+    pub squeezed: bool,
 }
+
+/// The flag of compressed raw bytes.
+const SQUEEZED: u8 = 1;
+/// Where the flags stand in a header.
+const FLAGS_AT: usize = 5;
 
 impl Header {
     /// Checks a header.
@@ -53,12 +70,12 @@ impl Header {
         if length as usize > CONTROL_MAX + RAW_MAX {
             return Err(BadFrame::Length(length));
         }
-        // Bit 0 is reserved for zstd; version 1 without that capability never sets it.
-        if flags != 0 {
+        if flags & !SQUEEZED != 0 {
             return Err(BadFrame::Flags(flags));
         }
         let stream = u32::from_le_bytes([e, f, g, h]);
-        Ok(Header { length: length as usize, kind, stream })
+        let squeezed = flags & SQUEEZED != 0;
+        Ok(Header { length: length as usize, kind, stream, squeezed })
     }
 }
 
@@ -69,19 +86,16 @@ pub struct Frame {
     pub message: Message,
     body: Vec<u8>,
     raw_at: usize,
+    wire_size: usize,
 }
 
 impl Frame {
-    /// Decodes a body that was read whole.
+    /// Decodes a body that was read whole. Who gets much content keeps a [`Decoder`] instead.
     ///
     /// # Errors
     /// [`BadFrame`] when it is not a message.
     pub fn decode(header: Header, body: Vec<u8>) -> Result<Frame, BadFrame> {
-        let (message, raw_at) = Message::decode(header.kind, &body)?;
-        if raw_at > CONTROL_MAX || body.len() - raw_at > RAW_MAX {
-            return Err(BadFrame::Length(body.len() as u32));
-        }
-        Ok(Frame { message, body, raw_at })
+        Decoder::default().decode(header, body)
     }
 
     /// The raw bytes behind the control part.
@@ -99,7 +113,7 @@ impl Frame {
     /// Bytes it took on the wire.
     #[must_use]
     pub fn wire_size(&self) -> usize {
-        HEADER + self.body.len()
+        self.wire_size
     }
 }
 
@@ -110,14 +124,19 @@ pub fn encode(message: &Message, raw: usize, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER]);
     message.encode(out);
-    let length = (out.len() - start - HEADER + raw) as u32;
     let stream = match message {
         Message::Data { stage, .. } => *stage,
         _ => 0,
     };
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4] = message.kind();
     out[start + 6..start + HEADER].copy_from_slice(&stream.to_le_bytes());
+    let length = out.len() - start - HEADER + raw;
+    put_length(length, &mut out[start..]);
+}
+
+/// Writes the length of the body into a header.
+fn put_length(length: usize, header: &mut [u8]) {
+    header[..4].copy_from_slice(&(length as u32).to_le_bytes());
 }
 
 #[cfg(test)]
@@ -261,7 +280,9 @@ mod tests {
         header[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Header::decode(&header), Err(BadFrame::Length(u32::MAX)));
         header[..4].copy_from_slice(&1u32.to_le_bytes());
-        header[5] = 1;
-        assert_eq!(Header::decode(&header), Err(BadFrame::Flags(1)));
+        header[5] = 2;
+        assert_eq!(Header::decode(&header), Err(BadFrame::Flags(2)));
+        header[5] = 0x81;
+        assert_eq!(Header::decode(&header), Err(BadFrame::Flags(0x81)));
     }
 }

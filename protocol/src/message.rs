@@ -20,7 +20,7 @@ pub use op::Op;
 #[repr(u16)]
 pub enum Version {
     /// The first: files whole, and as deltas from a base; directories, symbolic links; listings by
-    /// digest; two credits.
+    /// digest; two credits; content that may be compressed.
     V1 = 1,
 }
 
@@ -495,6 +495,13 @@ impl Message {
     /// # Errors
     /// [`BadMessage`] when the bytes are not such a message, or raw bytes are missing or too many.
     pub fn decode(kind: u8, body: &[u8]) -> Result<(Message, usize), BadMessage> {
+        let (message, raw_at) = Message::control(kind, body)?;
+        message.check_raw(body.len() - raw_at)?;
+        Ok((message, raw_at))
+    }
+
+    /// Decodes a control part and says where it ends.
+    pub(crate) fn control(kind: u8, body: &[u8]) -> Result<(Message, usize), BadMessage> {
         let mut take = Take { kind, rest: body };
         let message = match kind {
             kind::LIST => take.asked()?,
@@ -586,18 +593,19 @@ impl Message {
             kind::WARNING => Message::Warning { text: take.get()? },
             other => return Err(BadMessage::Type(other)),
         };
-        let raw = take.rest.len();
-        let fits = match &message {
+        Ok((message, body.len() - take.rest.len()))
+    }
+
+    /// May it be followed by so many raw bytes?
+    pub(crate) fn check_raw(&self, raw: usize) -> Result<(), BadMessage> {
+        let fits = match self {
             Message::Ops { ops, hash, .. } => {
                 ops.iter().map(Op::inline_size).sum::<usize>() == raw && hash.is_some() == (raw > 0)
             }
             Message::Data { offset, .. } => raw > 0 && offset.checked_add(raw as u64).is_some(),
             _ => raw == 0,
         };
-        if !fits {
-            return Err(BadMessage::Bounds(kind));
-        }
-        Ok((message, body.len() - raw))
+        if fits { Ok(()) } else { Err(BadMessage::Bounds(self.kind())) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The thread that reads: it parses, checks what the peer may do, and hands on. It never touches
+//! The thread that reads: it parses, decompresses, checks what the peer may do, and hands on. It never touches
 //! the disk, and what it holds is bounded by the credits and a gauge.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use lsync_protocol::frame::{Frame, HEADER, Header};
+use lsync_protocol::frame::{Decoder, Frame, HEADER, Header};
 use lsync_protocol::handshake::{BadGreeting, GREETING, Greeting, MAGIC, Refusal};
 use lsync_protocol::message::{Asked, MAX_ASKS, MAX_STAGES, Message, Op, OpId, SumHow};
 
@@ -166,6 +166,7 @@ fn broken<T>(why: impl Into<String>) -> Result<T, ServeError> {
 
 impl Reader<'_> {
     fn run(&mut self, from: &mut impl Read) -> Result<Goodbye, ServeError> {
+        let mut decoder = Decoder::default();
         loop {
             let mut head = [0; HEADER];
             if !self.fill(from, &mut head, true)? {
@@ -175,7 +176,8 @@ impl Reader<'_> {
                 Header::decode(&head).map_err(|error| ServeError::Broken(error.to_string()))?;
             let mut body = vec![0; header.length];
             self.fill(from, &mut body, false)?;
-            let frame = Frame::decode(header, body)
+            let frame = decoder
+                .decode(header, body)
                 .map_err(|error| ServeError::Broken(error.to_string()))?;
             if matches!(frame.message, Message::Bye) {
                 let _ = self.doors.orders.send(Orders::Finish);

@@ -50,7 +50,10 @@ fn what_a_source_must_not_say() {
     assert_eq!(says(many.collect()), "more than 256 stages are open");
     let raw = |bytes: &[u8]| reason(|peer| peer.stream.write_all(bytes).unwrap());
     assert_eq!(raw(&[255; 10]), "a frame of 4294967295 bytes, which is more than a frame may have");
-    assert_eq!(raw(&[0, 0, 0, 0, 9, 1, 0, 0, 0, 0]), "a frame with unknown flags 0x01");
+    assert_eq!(raw(&[0, 0, 0, 0, 9, 2, 0, 0, 0, 0]), "a frame with unknown flags 0x02");
+    let lies = "compressed bytes that do not give what is stated";
+    assert_eq!(raw(&[0, 0, 0, 0, 9, 1, 0, 0, 0, 0]), lies);
+    assert_eq!(raw(&[7, 0, 0, 0, 5, 1, 1, 0, 0, 0, 1, 0, 9, 0, 0, 0, 1]), lies);
     assert_eq!(raw(&[1, 0, 0, 0, 99, 0, 0, 0, 0, 0, 7]), "a message of unknown type 99");
     assert_eq!(
         raw(&[3, 0, 0, 0, 5, 0, 0, 0, 0, 0, 1, 0, 7]),
@@ -156,6 +159,14 @@ fn credits_are_not_exceeded() {
     let piece = vec![7; 1 << 20];
     for i in 0..=u64::from(BULK_CREDIT) >> 20 {
         peer.try_send(&Message::Data { stage: 1, offset: i << 20 }, &piece);
+    }
+    assert_eq!(peer.ended().unwrap_err().to_string(), "more content than the credit allows");
+
+    // Of what comes out, not of what went over the wire.
+    let mut peer = world.connect();
+    peer.send(&Message::Open { stage: 1, hint: path(""), size: 0 }, b"");
+    for i in 0..=u64::from(BULK_CREDIT) >> 20 {
+        peer.send_squeezed(&Message::Data { stage: 1, offset: i << 20 }, &piece);
     }
     assert_eq!(peer.ended().unwrap_err().to_string(), "more content than the credit allows");
     assert!(world.stages().is_empty());

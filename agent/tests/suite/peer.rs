@@ -13,7 +13,7 @@ use lsync_agent::fault::Faults;
 use lsync_agent::root::Root;
 use lsync_agent::{ServeError, ServeOptions, serve};
 use lsync_protocol::entry::{Kind, Meta, Named, Time, Wanted};
-use lsync_protocol::frame::{self, Frame, HEADER, Header};
+use lsync_protocol::frame::{self, Frame, HEADER, Header, Squeezer};
 use lsync_protocol::handshake::{
     Answer, Create, Greeting, Hello, Refusal, Role, Standing, Welcome, greet, read_body,
 };
@@ -171,6 +171,14 @@ impl Peer {
         frame::encode(message, raw.len(), &mut bytes);
         bytes.extend_from_slice(raw);
         self.stream.write_all(&bytes).is_ok()
+    }
+
+    /// Sends it with its raw bytes compressed.
+    pub(super) fn send_squeezed(&mut self, message: &Message, raw: &[u8]) {
+        let mut bytes = Vec::new();
+        assert!(Squeezer::default().encode(3, message, raw, &mut bytes));
+        // Whether it arrived is seen by what the other end says.
+        let _ = self.stream.write_all(&bytes);
     }
 
     pub(super) fn try_receive(&mut self) -> io::Result<Message> {

@@ -36,6 +36,39 @@ fn some(size: usize) -> Vec<u8> {
 }
 
 #[test]
+fn compressed_pieces_become_a_file_too() {
+    let world = World::new();
+    let mut peer = world.connect();
+    let content = some(3 * PIECE + 17);
+    open(&mut peer, 3, "");
+    for (i, piece) in content.chunks(PIECE).enumerate() {
+        let message = Message::Data { stage: 3, offset: (i * PIECE) as u64 };
+        if i == 0 || piece.len() < 100 {
+            peer.send(&message, piece);
+        } else {
+            peer.send_squeezed(&message, piece);
+        }
+    }
+    assert_eq!(peer.op(commit("f", 3, &content)), None);
+    assert_eq!(fs::read(world.at("f")).unwrap(), content);
+    while peer.bulk < content.len() as u64 {
+        let Message::Credit { bulk } = peer.receive() else { panic!() };
+        peer.bulk += u64::from(bulk);
+    }
+    assert_eq!(peer.bulk, content.len() as u64);
+
+    let small = some(5000);
+    let file = |at| Op::File { path: path(at), size: 2500, meta: meta(0o640, 42) };
+    let ops = vec![file("g"), file("h")];
+    let hash = Some(hash(&small));
+    peer.send_squeezed(&Message::Ops { first: peer.next, hash, ops }, &small);
+    peer.next += 2;
+    assert_eq!(peer.outcomes(peer.next - 2..peer.next), [None, None]);
+    assert_eq!(fs::read(world.at("g")).unwrap(), small[..2500]);
+    assert_eq!(fs::read(world.at("h")).unwrap(), small[2500..]);
+}
+
+#[test]
 fn pieces_become_a_file() {
     let world = World::new();
     let mut peer = world.connect();
