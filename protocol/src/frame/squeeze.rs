@@ -290,7 +290,7 @@ mod tests {
         ) {
             let text: Vec<u8> = (0..400u32).flat_map(|n| format!("{n} ").into_bytes()).collect();
             let (header, good) = squeezed(&text);
-            let mut body = good.clone();
+            let mut body = good;
             for (at, byte) in flips {
                 let at = at % body.len();
                 body[at] ^= byte;
