@@ -29,6 +29,8 @@ mod plot;
 #[path = "../tests/suite/relay.rs"]
 #[allow(unreachable_pub, reason = "written for the tests, where it is seen by others")]
 mod relay;
+#[path = "peers/text.rs"]
+mod text;
 #[path = "peers/tree.rs"]
 mod tree;
 #[path = "peers/works.rs"]

@@ -201,6 +201,26 @@ pub(crate) const RSYNC_WHOLE: Way = Way {
     remote: true,
 };
 
+/// The same, compressed: rsync asks both ends, and takes zstd if it can.
+pub(crate) const RSYNC_WHOLE_Z: Way = Way {
+    name: "rsync -aWz",
+    command: |arena, trees, host| rsync(&arena.ssh(), &["-aWz"], trees, host),
+    brings: Brings::All,
+    remote: true,
+};
+
+/// Ours, never compressed.
+pub(crate) const PUSH_CLEAR: Way = Way {
+    name: "lsyncd push --compress off",
+    command: |arena, trees, host| {
+        let mut command = (PUSH.command)(arena, trees, host);
+        command.args(["--compress", "off"]);
+        command
+    },
+    brings: Brings::All,
+    remote: true,
+};
+
 /// The same with the cipher that we take where the CPU helps: OpenSSH's own choice is another.
 pub(crate) const RSYNC_WHOLE_AES: Way = Way {
     name: "rsync -aW, AES-GCM",

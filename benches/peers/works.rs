@@ -7,9 +7,10 @@ use std::process::Command;
 
 use crate::arena::{Arena, Medium};
 use crate::copy::{
-    CAT, CAT_AES, CP, PUSH, PUSH_LOCAL, RSYNC, RSYNC_DELETE, RSYNC_WHOLE, RSYNC_WHOLE_AES, TAR,
-    Trees, Work,
+    CAT, CAT_AES, CP, PUSH, PUSH_CLEAR, PUSH_LOCAL, RSYNC, RSYNC_DELETE, RSYNC_WHOLE,
+    RSYNC_WHOLE_AES, RSYNC_WHOLE_Z, TAR, Trees, Work,
 };
+use crate::text;
 use crate::tree::{Random, aside, changed, empty, large_file, restore, small_files};
 
 pub(crate) const WORKS: &[Work] = &[
@@ -71,6 +72,17 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| large_file(&trees.source, arena.amounts.large_bytes),
         before: |trees| empty(&trees.target),
         ways: &[PUSH, RSYNC_WHOLE, CAT, RSYNC_WHOLE_AES, CAT_AES],
+    },
+    Work {
+        key: "text",
+        title: |arena| format!("{} MiB of text, tmpfs", arena.amounts.large_bytes >> 20),
+        about: "The first copy of one large file of text, the log of a web server: nothing in it stands \
+                there twice as a whole, and zstd's first level leaves a fifth of it. lsyncd decides by \
+                itself whether to compress (`--compress auto`); rsync is measured without and with `-z`.",
+        on: Medium::Tmpfs,
+        source: |arena, trees| text::log(&trees.source, arena.amounts.large_bytes),
+        before: |trees| empty(&trees.target),
+        ways: &[PUSH, RSYNC_WHOLE, RSYNC_WHOLE_AES, RSYNC_WHOLE_Z, PUSH_CLEAR],
     },
     Work {
         key: "edits",
