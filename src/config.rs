@@ -117,6 +117,18 @@ pub enum WatchChoice {
     Poll,
 }
 
+/// Which content is compressed on its way to another host. On its way on this host, none is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// What shrinks, as hard as pays: not at all where the link is faster than compressing.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// What shrinks, at this level of zstd: 1 to 22.
+    Level(i32),
+}
+
 /// Which attributes are carried. All that are, by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
@@ -172,6 +184,8 @@ pub struct MirrorConfig {
     /// what is asked for is done, and it spares a slow disk. What the agent answers is not limited,
     /// nor is the agent's own file, which is copied to a host that has none.
     pub bwlimit: Option<NonZeroU64>,
+    /// Which content is compressed.
+    pub compress: Compress,
     /// Compare by size alone, not by time.
     pub size_only: bool,
     /// An ack means durable.
@@ -205,6 +219,7 @@ impl MirrorConfig {
             one_file_system: false,
             max_size: None,
             bwlimit: None,
+            compress: Compress::default(),
             size_only: false,
             fsync: false,
             rescan: Some(DEFAULT_RESCAN),

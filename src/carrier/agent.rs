@@ -11,6 +11,8 @@ mod handshake;
 mod incoming;
 mod limit;
 mod outgoing;
+mod pace;
+mod squeeze;
 mod transfer;
 mod versions;
 
@@ -28,7 +30,9 @@ use tokio::task::JoinSet;
 
 use self::limit::Limit;
 use self::outgoing::Queues;
+use self::squeeze::Squeeze;
 use super::{Carried, Carrier};
+use crate::config::Compress;
 use crate::plan::Planned;
 use crate::source::{OwnerNames, Source};
 
@@ -76,6 +80,8 @@ struct Shared {
     whole: Mutex<BTreeSet<RelPath>>,
     /// The most bytes of a large file's content in one frame: fewer with a limit.
     piece: usize,
+    /// Which content is compressed.
+    squeeze: Squeeze,
     /// Written frames of content, to be filled again.
     spares: Mutex<Vec<Vec<u8>>>,
     sent: AtomicU64,
@@ -161,12 +167,14 @@ pub struct AgentCarrier {
 
 impl AgentCarrier {
     /// Starts a carrier on a link whose agent has welcomed us. What it says arrives at `events`.
-    /// With a `rate`, in bytes a second, it writes no more than that on average.
+    /// With a `rate`, in bytes a second, it writes no more than that on average. `compress` says
+    /// what becomes of content on its way to another host.
     #[must_use]
     pub fn start(
         greeted: Greeted,
         source: Arc<Source>,
         rate: Option<NonZeroU64>,
+        compress: Compress,
         events: mpsc::Sender<Carried>,
     ) -> Self {
         let Greeted { link, welcome, key } = greeted;
@@ -193,6 +201,7 @@ impl AgentCarrier {
             deltas: Mutex::default(),
             whole: Mutex::default(),
             piece: limit::piece(rate),
+            squeeze: Squeeze::new(compress, link.near),
             spares: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),

@@ -334,7 +334,10 @@ pub(super) struct TransferArgs {
     /// suffix: 1.5M (MiB), 2MB (1000000 bytes), 800000B; 0: no limit
     #[arg(long, value_name = "RATE")]
     pub(super) bwlimit: Option<String>,
-    #[arg(long, value_name = "auto|off|LEVEL", help = later!("Compress what is sent; only off works"))]
+    /// Compress content on its way to another host, by zstd: auto (the default) where the link and
+    /// not the CPU holds it back, off, or at a level from 1 (fast) to 22 (small). What does not
+    /// shrink leaves as it is
+    #[arg(long, value_name = "auto|off|LEVEL")]
     pub(super) compress: Option<String>,
 }
 

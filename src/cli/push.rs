@@ -58,6 +58,8 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         one_file_system: args.rules.one_file_system,
         max_size: optional("--max-size", args.rules.max_size.as_deref(), value::size)?,
         bwlimit: optional("--bwlimit", args.transfer.bwlimit.as_deref(), value::rate)?.flatten(),
+        compress: optional("--compress", args.transfer.compress.as_deref(), value::compress)?
+            .unwrap_or_default(),
         size_only: args.transfer.size_only,
         fsync: args.transfer.fsync,
         rescan,
@@ -125,11 +127,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
         (args.attributes.chmod.is_some(), "--chmod", "--no-perms leaves permissions alone"),
         (args.transfer.checksum, "--checksum", "live changes are never judged by size and time"),
         (args.transfer.inplace, "--inplace", ""),
-        (
-            args.transfer.compress.as_deref().is_some_and(|how| how != "off"),
-            "--compress",
-            "--compress off is what happens",
-        ),
         (args.reach.rsync.is_some(), "--rsync", "the agent needs no rsync on either side"),
         (args.daemon.control.is_some(), "--control", ""),
         (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Delete, MaxDelete, Target, WatchChoice};
+use crate::config::{Compress, Delete, MaxDelete, Target, WatchChoice};
 
 struct Place {
     root: tempfile::TempDir,
@@ -84,6 +84,7 @@ fn a_plain_push_has_every_default() {
     assert_eq!(mirror.agent.own_binary.as_deref(), Some(Path::new("/usr/bin/lsyncd")));
     assert!(mirror.filter.is_empty() && mirror.max_delete.is_none() && mirror.max_size.is_none());
     assert_eq!(mirror.bwlimit, None);
+    assert_eq!(mirror.compress, Compress::Auto);
     assert!(!(mirror.fsync || mirror.mkpath || mirror.allow_empty || mirror.size_only));
     let Ok(Invocation::Push { once: false, dry_run: false, output, .. }) =
         place.read(&["push", "src", "h:d"])
@@ -121,7 +122,11 @@ fn every_option_that_is_there_means_something() {
     assert!(!m(&["--no-group"]).attributes.group);
     assert!(!m(&["--no-perms"]).attributes.perms);
     assert!(!m(&["--no-times"]).attributes.times);
-    m(&["--no-xattrs", "--no-acls", "--no-hard-links", "--no-devices", "--compress", "off"]);
+    m(&["--no-xattrs", "--no-acls", "--no-hard-links", "--no-devices"]);
+    for (text, how) in [("auto", Compress::Auto), ("off", Compress::Off), ("3", Compress::Level(3))]
+    {
+        assert_eq!(m(&["--compress", text]).compress, how);
+    }
     let excluded = m(&["--exclude", "a", "--delete-excluded"]);
     assert!(excluded.delete_excluded);
     let a = lsync_protocol::path::RelPath::new(&b"a"[..]).unwrap();
@@ -229,8 +234,6 @@ fn what_is_not_there_yet_says_so() {
         (&["-L"], "--copy-links"),
         (&["--inplace"], "--inplace"),
         (&["--trash", "x"], "--trash"),
-        (&["--compress", "auto"], "--compress"),
-        (&["--compress=3"], "--compress"),
         (&["--rsync"], "--rsync"),
         (&["--rsync=/usr/bin/rsync"], "--rsync"),
         (&["--control", "x"], "--control"),
@@ -273,6 +276,11 @@ fn what_is_wrong_is_said_with_a_hint() {
             "bad --bwlimit 'fast': not a rate, such as 500 (KiB a second), 1.5M, or 0 for no limit"
                 .to_owned(),
             "see --bwlimit",
+        ),
+        (
+            &["--compress=bogus"],
+            "bad --compress 'bogus': not auto, off or a level from 1 (fast) to 22 (small)".to_owned(),
+            "see --compress",
         ),
         (
             &["--bwlimit=0.4"],

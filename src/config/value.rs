@@ -5,7 +5,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::MaxDelete;
+use super::{Compress, MaxDelete};
 
 /// A duration of at most this many seconds is believed: about thirty years.
 const MAX_SECONDS: f64 = 1e9;
@@ -51,6 +51,20 @@ pub fn rate(text: &str) -> Result<Option<NonZeroU64>, String> {
         return Err("less than 512 bytes a second; no limit is 0".to_owned());
     }
     Ok(NonZeroU64::new(rounded))
+}
+
+/// `auto`, `off`, or a level of zstd.
+///
+/// # Errors
+/// Says what is expected.
+pub fn compress(text: &str) -> Result<Compress, String> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Compress::Auto),
+        ("off", _) => Ok(Compress::Off),
+        (_, Ok(level)) if digits && (1..=22).contains(&level) => Ok(Compress::Level(level)),
+        _ => Err("not auto, off or a level from 1 (fast) to 22 (small)".to_owned()),
+    }
 }
 
 /// A number with a suffix, or with `unit`'s power of 1024 if there is none.
@@ -238,6 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn compression_is_auto_off_or_a_level() {
+        let table = [
+            ("auto", Compress::Auto),
+            ("off", Compress::Off),
+            ("1", Compress::Level(1)),
+            ("9", Compress::Level(9)),
+            ("022", Compress::Level(22)),
+        ];
+        for (text, how) in table {
+            assert_eq!(compress(text), Ok(how), "{text}");
+        }
+        for text in ["", "0", "23", "-1", "+1", "1.5", "yes", "Auto", "zstd", "99999999999"] {
+            let wrong = "not auto, off or a level from 1 (fast) to 22 (small)";
+            assert_eq!(compress(text), Err(wrong.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
     fn limits_are_names_or_percent() {
         assert_eq!(max_delete("1000"), Ok(MaxDelete::Names(1000)));
         assert_eq!(max_delete("0"), Ok(MaxDelete::Names(0)));
@@ -282,6 +314,7 @@ mod tests {
         fn no_text_makes_them_panic(text in "\\PC{0,12}", likely in "[0-9.kMgib+%'\"\\\\ -]{0,12}") {
             for text in [&text, &likely] {
                 let _ = (seconds(text), size(text), max_delete(text), rate(text), words(text));
+                let _ = compress(text);
             }
         }
     }

@@ -328,8 +328,9 @@ impl Loop {
         let welcome = connected.greeted.welcome.clone();
         let (events, said) = mpsc::channel(1024);
         let source = Arc::clone(&self.running.source);
-        let carrier =
-            AgentCarrier::start(connected.greeted, source, self.running.config.bwlimit, events);
+        let config = &self.running.config;
+        let (rate, compress) = (config.bwlimit, config.compress);
+        let carrier = AgentCarrier::start(connected.greeted, source, rate, compress, events);
         self.link = Link::Up { carrier, said, _remote: connected.remote };
         self.up_since = Some(Instant::now());
         self.asking = Unasked::default();

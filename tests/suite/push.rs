@@ -23,6 +23,8 @@ use super::world::{HOST, PATIENCE, World, wait_until};
 
 #[path = "push/bad.rs"]
 mod bad;
+#[path = "push/compress.rs"]
+mod compress;
 #[path = "push/delta.rs"]
 mod delta;
 #[path = "push/first.rs"]

@@ -1,9 +1,10 @@
-//! A relay on loopback that counts what goes through it, both ways.
+//! A relay on loopback that counts what goes through it, both ways, and may be slow.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Bytes that went through: to the target's host, and from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,6 +23,11 @@ pub struct Relay {
 impl Relay {
     /// Hands on everything to this port on loopback.
     pub fn new(to_port: u16) -> std::io::Result<Relay> {
+        Relay::with(to_port, None)
+    }
+
+    /// The same; with a rate, no more than so many bytes a second each way.
+    pub fn with(to_port: u16, rate: Option<u64>) -> std::io::Result<Relay> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let relay = Relay {
             port: listener.local_addr()?.port(),
@@ -36,7 +42,7 @@ impl Relay {
                 for (from, to, count) in [(&client, &server, &to), (&server, &client, &from)] {
                     let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
                     let count = Arc::clone(count);
-                    std::thread::spawn(move || pass(from, to, &count));
+                    std::thread::spawn(move || pass(from, to, &count, rate));
                 }
             }
         });
@@ -54,12 +60,15 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64) {
-    let mut buffer = vec![0; 256 * 1024];
+fn pass(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, rate: Option<u64>) {
+    let mut buffer = vec![0; if rate.is_some() { 16 } else { 256 } * 1024];
     while let Ok(n) = from.read(&mut buffer)
         && n > 0
     {
         count.fetch_add(n as u64, Ordering::SeqCst);
+        if let Some(rate) = rate {
+            std::thread::sleep(Duration::from_secs_f64(n as f64 / rate as f64));
+        }
         if to.write_all(&buffer[..n]).is_err() {
             break;
         }

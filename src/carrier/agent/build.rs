@@ -13,6 +13,7 @@ use lsync_protocol::path::RelPath;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::squeeze::Squeeze;
 use super::transfer::Staged;
 use super::versions::Note;
 use super::{Order, Shared, locked};
@@ -153,7 +154,7 @@ fn weight(order: &Order) -> u64 {
 /// Reads and encodes one slice.
 fn slice_of(shared: &Shared, slice: Vec<Order>) -> Built {
     let mut built = Built::default();
-    let mut run = Run::default();
+    let mut run = Run::new(&shared.squeeze);
     let mut root: Option<Root> = None;
     for order in slice {
         match order {
@@ -184,7 +185,7 @@ fn commit(
     path: RelPath,
     root: Option<&Root>,
     shared: &Shared,
-    run: &mut Run,
+    run: &mut Run<'_>,
     built: &mut Built,
 ) {
     let now = root.and_then(|root| root.statx(&path).ok());
@@ -222,7 +223,7 @@ fn needs_root(planned: &Planned) -> bool {
     }
 }
 
-fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run, built: &mut Built) {
+fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run<'_>, built: &mut Built) {
     match planned {
         Planned::Replace { old, new } => match *new {
             Planned::Content { path, meta, size, .. } => {
@@ -284,7 +285,7 @@ fn content(
     replaces: Option<lsync_protocol::entry::Kind>,
     base: bool,
     root: Option<&Root>,
-    run: &mut Run,
+    run: &mut Run<'_>,
     built: &mut Built,
 ) {
     if size > INLINE_MAX {
@@ -322,15 +323,20 @@ fn content(
 }
 
 /// Operations with consecutive numbers, which make one frame.
-#[derive(Debug, Default)]
-struct Run {
+#[derive(Debug)]
+struct Run<'a> {
+    squeeze: &'a Squeeze,
     first: OpId,
     ops: Vec<Op>,
     raw: Vec<u8>,
     cost: u32,
 }
 
-impl Run {
+impl Run<'_> {
+    fn new(squeeze: &Squeeze) -> Run<'_> {
+        Run { squeeze, first: 0, ops: Vec::new(), raw: Vec::new(), cost: 0 }
+    }
+
     fn push(&mut self, id: OpId, op: Op, content: &[u8], built: &mut Built) {
         let next = self.first + self.ops.len() as u64;
         if !self.ops.is_empty() && (id != next || self.raw.len() + content.len() > frame::RAW_MAX) {
@@ -352,8 +358,8 @@ impl Run {
         let ops = std::mem::take(&mut self.ops);
         let message = Message::Ops { first: self.first, hash, ops };
         let mut bytes = Vec::with_capacity(self.raw.len() + 4096);
-        frame::encode(&message, self.raw.len(), &mut bytes);
-        bytes.append(&mut self.raw);
+        self.squeeze.small(&message, &self.raw, &mut bytes);
+        self.raw.clear();
         built.frames.push((bytes, std::mem::take(&mut self.cost)));
     }
 }

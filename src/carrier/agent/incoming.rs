@@ -186,6 +186,7 @@ fn take(
         Message::NameIds { users, groups } => Some(Carried::NameIds { users, groups }),
         Message::Acks { done, outcomes, small } => {
             give(&shared.small, small, shared.small_all as usize);
+            shared.squeeze.arrived(small);
             let mut naming = locked(&shared.naming);
             for &(first, count) in &done {
                 let range = first..first.saturating_add(count);
@@ -201,6 +202,7 @@ fn take(
         }
         Message::Credit { bulk } => {
             give(&shared.bulk, bulk, 64 << 20);
+            shared.squeeze.arrived(bulk);
             None
         }
         Message::StageTrouble { stage, trouble } => {

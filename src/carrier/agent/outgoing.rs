@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lsync_protocol::frame::{self, HEADER};
+use lsync_protocol::frame::HEADER;
 use lsync_protocol::message::Message;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::limit::Limit;
+use super::squeeze::{Grain, Watch};
 use super::{Shared, locked};
 
 /// How much is gathered for one write.
@@ -16,7 +17,7 @@ const GATHER: usize = 256 * 1024;
 /// A frame from this size on is written as it is: copying it would cost more than a write.
 const LARGE: usize = 32 * 1024;
 /// So many written frames of content wait to be filled again.
-const SPARES: usize = 16;
+const SPARES: usize = 24;
 
 /// A frame of a stage's content; `written` hears when it has left.
 pub(super) struct Bulk {
@@ -41,14 +42,15 @@ pub(super) async fn write(
     mut limit: Limit,
     shared: Arc<Shared>,
 ) {
-    let Queues { mut answers, mut urgent, mut bulk } = queues;
+    let Queues { mut answers, mut urgent, bulk: mut bulk_queue } = queues;
     let mut out: Vec<u8> = Vec::with_capacity(GATHER);
     let mut large: Option<Bulk> = None;
     // An urgent frame that waits for the limit.
     let mut held: Option<Vec<u8>> = None;
+    let mut watch = Watch::new(&shared.squeeze);
     let mut end = false;
     while !end {
-        let mut written = None;
+        let mut written = Vec::new();
         let (wait, wait_bulk) = (limit.urgent(), limit.bulk());
         let soonest = match &held {
             Some(_) if wait_bulk.is_zero() => wait,
@@ -58,6 +60,9 @@ pub(super) async fn write(
         if let Some(frame) = held.take_if(|_| wait.is_zero()) {
             add(&frame, &mut out, &mut limit);
         } else {
+            if soonest.is_zero() {
+                watch.waits();
+            }
             tokio::select! {
                 biased;
                 Some(frame) = answers.recv() => add(&frame, &mut out, &mut limit),
@@ -72,17 +77,26 @@ pub(super) async fn write(
                     Some(frame) => add(&frame, &mut out, &mut limit),
                     None => break,
                 },
-                Some(bulk) = bulk.recv(), if wait_bulk.is_zero() => {
-                    limit.charge_bulk(bulk.frame.len());
-                    if bulk.frame.len() >= LARGE {
-                        large = Some(bulk);
-                    } else {
+                Some(bulk) = bulk_queue.recv(), if wait_bulk.is_zero() => {
+                    let mut next = Some(bulk);
+                    while let Some(bulk) = next.take() {
+                        limit.charge_bulk(bulk.frame.len());
+                        if bulk.frame.len() >= LARGE {
+                            large = Some(bulk);
+                            break;
+                        }
                         out.extend_from_slice(&bulk.frame);
-                        written = bulk.written;
+                        shared.spare(bulk.frame);
+                        written.extend(bulk.written);
+                        // What was compressed comes in small frames.
+                        if out.len() < LARGE && limit.bulk().is_zero() {
+                            next = bulk_queue.try_recv().ok();
+                        }
                     }
                 }
                 () = tokio::time::sleep(soonest), if !soonest.is_zero() => continue,
             }
+            watch.goes_on();
         }
         while out.len() < GATHER && held.is_none() && limit.urgent().is_zero() {
             match urgent.try_recv() {
@@ -105,13 +119,14 @@ pub(super) async fn write(
                 return;
             }
             shared.spare(bulk.frame);
-            written = bulk.written;
+            written.extend(bulk.written);
         }
         if link.flush().await.is_err() {
             return;
         }
         shared.sent.fetch_add(sent as u64, Ordering::Relaxed);
-        if let Some(written) = written {
+        watch.wrote(&shared.squeeze);
+        for written in written {
             let _ = written.send(());
         }
     }
@@ -127,31 +142,34 @@ fn add(frame: &[u8], out: &mut Vec<u8>, limit: &mut Limit) {
 impl Shared {
     /// Frames with a piece of content that stands at `offset`, and the bytes of content in each: one
     /// frame, unless the link's limit wants smaller ones.
-    pub(super) fn content<'a>(
-        &'a self,
+    pub(super) fn content(
+        &self,
         stage: u32,
-        offset: u64,
-        piece: &'a [u8],
-    ) -> impl Iterator<Item = (Vec<u8>, u32)> + 'a {
-        let offsets = (offset..).step_by(self.piece);
-        piece.chunks(self.piece).zip(offsets).map(move |(part, offset)| {
+        mut offset: u64,
+        mut piece: &[u8],
+        grain: &Grain,
+    ) -> Vec<(Vec<u8>, u32)> {
+        let mut frames = Vec::with_capacity(1);
+        while !piece.is_empty() {
+            let (part, rest) = piece.split_at(grain.stretch(self.piece).min(piece.len()));
             let mut bytes = self.buffer();
-            bytes.reserve(part.len() + 64);
-            frame::encode(&Message::Data { stage, offset }, part.len(), &mut bytes);
-            bytes.extend_from_slice(part);
-            (bytes, part.len() as u32)
-        })
+            self.squeeze.frame(&Message::Data { stage, offset }, part, grain, &mut bytes);
+            frames.push((bytes, part.len() as u32));
+            offset += part.len() as u64;
+            piece = rest;
+        }
+        frames
     }
 
     /// A buffer for a frame of content: one that was written, if there is one. The memory of a
     /// new one would have to be given by the kernel, page by page, for each piece.
-    fn buffer(&self) -> Vec<u8> {
+    pub(super) fn buffer(&self) -> Vec<u8> {
         locked(&self.spares).pop().unwrap_or_default()
     }
 
-    fn spare(&self, mut frame: Vec<u8>) {
+    pub(super) fn spare(&self, mut frame: Vec<u8>) {
         let mut spares = locked(&self.spares);
-        if spares.len() < SPARES {
+        if spares.len() < SPARES && frame.capacity() >= LARGE {
             frame.clear();
             spares.push(frame);
         }
@@ -164,7 +182,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use lsync_protocol::entry::{Holds, Kind, Meta};
-    use lsync_protocol::frame::{Frame, Header};
+    use lsync_protocol::frame::{self, Frame, Header};
     use lsync_protocol::handshake::Welcome;
     use lsync_protocol::message::{Op, OpId};
     use lsync_protocol::path::RelPath;
@@ -174,6 +192,7 @@ mod tests {
     use super::*;
     use crate::carrier::agent::{AgentCarrier, Greeted};
     use crate::carrier::{Carried, Carrier};
+    use crate::config::Compress;
     use crate::link::Link;
     use crate::plan::Planned;
     use crate::source::{Scope, Source};
@@ -189,6 +208,10 @@ mod tests {
 
     impl Far {
         fn new(rate: u64) -> Far {
+            Far::with(rate, Compress::Off)
+        }
+
+        fn with(rate: u64, compress: Compress) -> Far {
             let dir = tempfile::tempdir().unwrap();
             let source = Arc::new(Source::open(dir.path(), Scope::default()).unwrap());
             let (ours, link) = tokio::io::duplex(1 << 24);
@@ -217,7 +240,8 @@ mod tests {
             };
             let (events, _events) = mpsc::channel(100);
             let greeted = Greeted { link: link_here, welcome, key: [0; 32] };
-            let carrier = AgentCarrier::start(greeted, source, NonZeroU64::new(rate), events);
+            let rate = NonZeroU64::new(rate);
+            let carrier = AgentCarrier::start(greeted, source, rate, compress, events);
             Far { dir, carrier, link, _events, start: Instant::now() }
         }
 
@@ -295,6 +319,31 @@ mod tests {
             last = at;
         }
         assert!((9_800..10_300).contains(&last), "{last} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_of_what_is_on_the_wire() {
+        let mut far = Far::with(100_000, Compress::Level(1));
+        let text: String = (0..50_000).map(|n: u32| format!("{n:08} and so on\n")).collect();
+        std::fs::write(far.dir.path().join("large"), &text).unwrap();
+        let path = RelPath::new(&b"large"[..]).unwrap();
+        let (meta, size) = (Meta::default(), text.len() as u64);
+        far.carrier.send(vec![(1, Planned::Content { path, meta, size, new: true, base: false })]);
+        let (mut content, mut wire) = (Vec::new(), 0);
+        while content.len() < text.len() {
+            let (at, frame) = far.next().await;
+            wire += frame.wire_size() as u64;
+            // The burst, and a frame.
+            assert!(u128::from(wire) <= at * 100 + 40_000, "{wire} bytes at {at} ms");
+            if matches!(frame.message, Message::Data { .. }) {
+                assert!(frame.wire_size() <= 20_000, "{}", frame.wire_size());
+                content.extend_from_slice(frame.raw());
+            }
+        }
+        assert!(content == text.as_bytes());
+        assert!(wire < size / 3, "{wire} of {size}");
+        // In clear it would take as long as this.
+        assert!(far.start.elapsed().as_millis() < u128::from(size) / 100);
     }
 
     #[tokio::test(start_paused = true)]

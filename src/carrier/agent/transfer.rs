@@ -23,6 +23,7 @@ mod whole;
 use super::build::{Large, fresh};
 use super::incoming::not_taken;
 use super::outgoing::Bulk;
+use super::squeeze::Grain;
 use super::versions::{Proof, Version, now};
 use super::{Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
@@ -182,6 +183,8 @@ struct Lane {
     open: Arc<AtomicBool>,
     bulk: mpsc::Sender<Bulk>,
     shared: Arc<Shared>,
+    /// How its content shrinks.
+    grain: Arc<Grain>,
 }
 
 impl Lane {
@@ -244,9 +247,14 @@ impl Lane {
         }
     }
 
+    /// Will the next piece take long to be made a frame of, since it will be compressed?
+    fn squeezes(&self) -> bool {
+        self.shared.squeeze.is_on() && self.grain.shrinks()
+    }
+
     /// Frames with a piece of content, and what each costs.
     fn frames(&self, offset: u64, piece: &[u8]) -> Vec<(Vec<u8>, u32)> {
-        self.shared.content(self.stage, offset, piece).collect()
+        self.shared.content(self.stage, offset, piece, &self.grain)
     }
 }
 
@@ -282,6 +290,7 @@ async fn one(
         open: Arc::default(),
         bulk: bulk.clone(),
         shared: Arc::clone(shared),
+        grain: Arc::default(),
     };
     // Given back when the operation that names it is acked, or when it is aborted.
     let Ok(open) = shared.stages.acquire().await else { return Err(Stopped::Link) };
