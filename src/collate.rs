@@ -433,6 +433,26 @@ impl Collate {
         self.steps_due = Some(due);
     }
 
+    /// Will this rename, the last that was heard of, be told as one?
+    #[must_use]
+    pub fn tells(&self, from: &RelPath, to: &RelPath) -> bool {
+        matches!(self.steps.last(), Some(Step::Rename { from: f, to: t, .. }) if f == from && t == to)
+    }
+
+    /// Are this path, or paths beneath it, dirty?
+    #[must_use]
+    pub fn any_under(&self, dir: &RelPath) -> bool {
+        self.dirty.range(dir.clone()..).next().is_some_and(|(path, _)| path.is_at_or_under(dir))
+    }
+
+    /// Marks a path that leaves when it is released; what is dirty already leaves as it would have.
+    pub fn hold(&mut self, path: &RelPath, marks: Marks, now: Instant) {
+        let dirty = Dirty { marks, first: now, due: None };
+        let dirty = self.dirty.entry(path.clone()).or_insert(dirty);
+        dirty.marks = dirty.marks.with(marks);
+        self.collapse(now);
+    }
+
     /// An operation on this path is finished: its marks may leave again.
     pub fn release(&mut self, path: &RelPath, now: Instant) {
         if let Some(dirty) = self.dirty.get(path)

@@ -12,7 +12,9 @@ mod flights;
 mod guard;
 mod live;
 mod moved;
+mod origins;
 mod owners;
+mod pairing;
 mod problems;
 mod renames;
 pub mod run;
@@ -44,6 +46,7 @@ use clear::Clearings;
 use flights::{Cause, Flight, Flights};
 use guard::Guard;
 use moved::Moved;
+use origins::Origins;
 use owners::Owners;
 use problems::Problems;
 use walk::Walk;
@@ -198,6 +201,7 @@ pub struct Mirror {
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
+    origins: Origins,
     ready: bool,
     finished: bool,
     totals: Totals,
@@ -239,6 +243,7 @@ impl Mirror {
             next_root_check: None,
             unmirrored: BTreeSet::new(),
             moved: Moved::default(),
+            origins: Origins::default(),
             there: BTreeMap::new(),
             ready: false,
             finished: false,
@@ -252,6 +257,8 @@ impl Mirror {
         if self.finished {
             return Vec::new();
         }
+        // Nothing is done by these that an old name would have waited for.
+        let only_heard = matches!(event, Event::Watched(_) | Event::Walked { .. });
         match event {
             Event::Tick => {}
             Event::Watched(events) => self.watched(&events, now),
@@ -299,6 +306,9 @@ impl Mirror {
                 }
             }
         }
+        if !only_heard {
+            self.sweep_origins(now);
+        }
         self.go_on(now);
         std::mem::take(&mut self.out)
     }
@@ -317,6 +327,7 @@ impl Mirror {
             if self.looks.len() < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
                 sooner(self.collate.next());
             }
+            sooner(self.origins.next());
             if self.walk.is_none() {
                 sooner(self.next_rescan);
                 if self.walks_due.contains_key(&RelPath::root()) && !self.walks_are_held() {
@@ -406,6 +417,7 @@ impl Mirror {
             self.walk_not_before = None;
         }
         self.before = Some(standing);
+        self.origins.begin(now);
         // An agent removes the temporary names of a dead one where it lists; the answer says nothing
         // new.
         for dir in std::mem::take(&mut self.to_sweep) {
@@ -425,6 +437,7 @@ impl Mirror {
         self.staged.clear();
         for flight in self.flights.drain() {
             mark_of(&mut self.collate, &flight.op, now);
+            self.origins.rename_is_doubtful(&flight.op, now);
             if flight.op.staged() && self.to_sweep.len() < SWEEPS_MAX {
                 self.to_sweep.extend(flight.op.path().parent());
             }
@@ -462,6 +475,7 @@ impl Mirror {
         self.doubt_before = self.next_op;
         for flight in self.flights.all() {
             mark_of(&mut self.collate, &flight.op, now);
+            self.origins.rename_is_doubtful(&flight.op, now);
         }
         let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::TREE);
         for path in &self.looking {
@@ -486,6 +500,10 @@ impl Mirror {
                 Step::Clear { path, dir: true } => (path, None, marks.with(Marks::DIR)),
                 Step::Clear { path, dir: false } => (path, None, marks),
             };
+            if let Step::Rename { from, to, dir } = step {
+                let name = |path| self.moved.follow(follow.name(path, at + 1), since);
+                self.origins.note(&name(to), &name(from), *dir, now);
+            }
             for (path, marks) in [(Some(gone), marks.with(Marks::GONE)), (came, marks)] {
                 if let Some(path) = path {
                     let path = self.moved.follow(follow.name(path, at + 1), since);

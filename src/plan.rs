@@ -35,6 +35,9 @@ pub enum Planned {
         new: bool,
         /// An older version of it may stand there.
         base: bool,
+        /// Other names on the target under which it, or an older version of it, may stand: the
+        /// first that is a file there is copied from, before what stands at `path`.
+        like: Vec<RelPath>,
     },
     /// Have a symbolic link here.
     Symlink {
@@ -339,7 +342,7 @@ pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<P
         Kind::Dir => Some(make_dir(path, entry, held)),
         Kind::File => {
             let (path, size) = (path.clone(), entry.size);
-            Some(Planned::Content { path, meta, size, new, base: !new })
+            Some(Planned::Content { path, meta, size, new, base: !new, like: Vec::new() })
         }
         Kind::Symlink => Some(Planned::Symlink {
             path: path.clone(),

@@ -146,8 +146,9 @@ pub enum Message {
         offset: u64,
     },
     /// Source: what stands at this path is the base of this stage: content will be copied from it.
-    /// The answer is `BaseIs`. Sent after `Open`, at most once a stage. Answers may still be under
-    /// way when a stage has ended, so its number is not used again soon.
+    /// The answer is `BaseIs`. Sent after `Open`, once a stage, and again only where the answer was
+    /// that there is none. Answers may still be under way when a stage has ended, so its number is
+    /// not used again soon.
     Base {
         /// Which stage.
         stage: u32,

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::{Entry, Kind};
-use lsync_protocol::message::{OpId, Outcome};
+use lsync_protocol::message::{INLINE_MAX, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
 use super::clear::Cleared;
 use super::problems::What;
 use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report};
 use crate::collate::{Follow, Marks, Step};
-use crate::plan::{Look, Looked, LookedPath, Planned, plan};
+use crate::plan::{Look, Looked, LookedPath, Plan, Planned, plan};
 use crate::watch::WatchEvent;
 
 /// A name that is missing while no event told of it waits so long for that event.
@@ -98,6 +98,7 @@ impl Mirror {
         self.mark_moved_parents(&looked, since, now);
         let Some(held) = &self.held else { return };
         let mut plan = plan(&looked, held);
+        self.use_origins(&mut plan, since, now);
         for op in &mut plan.removes {
             if let Planned::Remove { path, kind } = op
                 && let Some(known) = there.get(path)
@@ -113,8 +114,13 @@ impl Mirror {
         }
         if !plan.doubted.is_empty() {
             let follow = Follow::new(looked.steps.iter().map(|(step, _)| step));
+            let mut old: Option<RelPath> = None;
             for (at, path, gone) in std::mem::take(&mut plan.doubted) {
                 let path = self.moved.follow(follow.name(&path, at), since);
+                match &old {
+                    Some(old) if !gone => self.origins.note(&path, old, false, now),
+                    _ => old = Some(path.clone()),
+                }
                 let marks = Marks::NAME.with(Marks::CONTENT);
                 self.collate.mark(&path, if gone { marks.with(Marks::GONE) } else { marks }, now);
             }
@@ -125,7 +131,8 @@ impl Mirror {
         for (path, why) in std::mem::take(&mut plan.unknown) {
             self.failed(&path, &why, now);
         }
-        let removes = self.allowed_removes(&looked, std::mem::take(&mut plan.removes), now);
+        let removes = self.removes_of_now(std::mem::take(&mut plan.removes), &there, now);
+        let removes = self.allowed_removes(&looked, removes, now);
         // What makes room for a rename is a delete like any other.
         let is_clear = |op: &Planned| matches!(op, Planned::Remove { .. });
         let clears: Vec<Planned> = plan.ops.iter().filter(|op| is_clear(op)).cloned().collect();
@@ -150,6 +157,50 @@ impl Mirror {
                 self.collate.release(&path, now);
             }
         }
+    }
+
+    /// Large contents are copied from where the target has them, and the rest needs no origin.
+    fn use_origins(&mut self, plan: &mut Plan, since: u64, now: Instant) {
+        if self.origins.is_empty() {
+            return;
+        }
+        for op in plan.ops.iter_mut().chain(&mut plan.removes) {
+            let name = self.moved.follow(op.path().clone(), since);
+            match op {
+                Planned::Content { size, .. } if *size > INLINE_MAX => {
+                    self.find_like(op, &name, now);
+                }
+                Planned::Content { .. } | Planned::Symlink { .. } | Planned::Remove { .. } => {
+                    self.origin_ended(&name, now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Of what is to be removed, what nothing new is copied from: the rest waits.
+    fn removes_of_now(
+        &mut self,
+        mut removes: Vec<Planned>,
+        there: &BTreeMap<RelPath, Kind>,
+        now: Instant,
+    ) -> Vec<Planned> {
+        if !self.origins.is_empty() && self.rules.delete.live() && self.halted.is_none() {
+            removes.retain(|op| {
+                let Planned::Remove { path, kind } = op else { return true };
+                if !self.origins.holds(path) {
+                    return true;
+                }
+                let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::GONE);
+                let dir = *kind == Kind::Dir;
+                self.collate.hold(path, if dir { marks.with(Marks::DIR) } else { marks }, now);
+                if let Some(kind) = there.get(path) {
+                    self.there.insert(path.clone(), *kind);
+                }
+                false
+            });
+        }
+        removes
     }
 
     /// Is this missing, and nothing has said that it went, or that a directory did in which it
@@ -295,6 +346,7 @@ impl Mirror {
     }
 
     pub(super) fn failed_at(&mut self, path: &RelPath, what: What, why: &str, now: Instant) {
+        self.origin_ended(path, now);
         let retry = self.problems.failed(path, what, why, now);
         if let Some(problem) = retry.tell {
             self.say(Report::Problem(problem));
@@ -337,6 +389,9 @@ impl Mirror {
     }
 
     fn succeeded(&mut self, flight: &Flight, now: Instant) {
+        if flight.op.content() > INLINE_MAX {
+            self.origin_ended(flight.op.path(), now);
+        }
         let dir = matches!(flight.op, Planned::Dir { .. });
         let what = if dir { What::Attributes } else { What::Itself };
         if self.problems.mended(flight.op.path(), what) {
@@ -350,6 +405,7 @@ impl Mirror {
     fn outcome(&mut self, flight: Flight, outcome: Outcome, now: Instant) {
         let name = Marks::NAME.with(Marks::CONTENT);
         let path = flight.op.path().clone();
+        self.origins.rename_is_doubtful(&flight.op, now);
         match (outcome, &flight.op) {
             (Outcome::Missing, Planned::Remove { .. }) => {
                 self.guard.refund(1);

@@ -47,7 +47,15 @@ impl Mirror {
         self.moved.note(from, to, dir, now);
         self.forget_moved(now);
         self.cancel_content(to, now);
+        // What had come and not left yet is not on the target.
+        let came = self.collate.marks(from).is_some_and(|marks| marks.has(Marks::NAME));
         self.collate.note(event, now);
+        let told = self.collate.tells(from, to);
+        let known = !self.origins.of(from).is_empty();
+        self.origins.renamed(from, to, told);
+        if !told && (known || !came) {
+            self.origins.note(to, from, dir, now);
+        }
         // What is being looked at under its old name will seem to be missing.
         let looking: Vec<RelPath> = self
             .looking

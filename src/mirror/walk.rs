@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use lsync_protocol::entry::{Difference, DirDigest, Kind, Named, Quick, difference};
 use lsync_protocol::path::RelPath;
 
+use super::pairing::{Pairing, Wait};
 use super::problems::What;
 use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals, any_under};
 use crate::collate::Marks;
@@ -44,10 +45,15 @@ struct Pending {
 enum Phase {
     /// Reading and comparing.
     Comparing,
+    /// Listing what is beneath directories that only the target has, for large contents that may
+    /// have moved out of there.
+    Pairing,
     /// Counting what is beneath the directories to be deleted, for the guard.
     Counting,
     /// Waiting for the fresh look at what is to be deleted.
     Checking,
+    /// Some of it feeds contents that are on their way, and waits for them.
+    Holding,
     /// Waiting for acks.
     Ending,
 }
@@ -79,6 +85,10 @@ pub(super) struct Walk {
     /// Names that events spoke of since it began, and whether what is beneath them may be other
     /// than it was: what the walk read of them may be older than what was sent meanwhile.
     touched: BTreeMap<RelPath, bool>,
+    /// Large contents that wait for what they may be copied from.
+    pairing: Pairing,
+    /// The guard has allowed what is still to be deleted.
+    judged: bool,
 }
 
 /// The most names a walk remembers to have changed under it.
@@ -106,6 +116,11 @@ impl Walk {
     /// How many directories wait for an answer.
     pub(super) fn waiting(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Does it still find out what is to be sent?
+    pub(super) fn is_comparing(&self) -> bool {
+        matches!(self.phase, Phase::Comparing | Phase::Pairing)
     }
 
     /// Does it still have to do with this path?
@@ -158,7 +173,7 @@ impl Walk {
 
     /// Live deletes that are judged with those of the walk, while it still compares.
     pub(super) fn also_extra(&mut self, removes: &[Planned]) -> bool {
-        let may = self.phase == Phase::Comparing && self.of_root();
+        let may = self.is_comparing() && self.of_root();
         if may {
             self.extra.extend(removes.iter().filter_map(|op| match op {
                 Planned::Remove { path, kind } => Some((path.clone(), *kind)),
@@ -227,6 +242,8 @@ impl Mirror {
             counts: Totals::default(),
             to_send: 0,
             touched: BTreeMap::new(),
+            pairing: Pairing::default(),
+            judged: false,
         });
     }
 
@@ -305,6 +322,9 @@ impl Mirror {
         }
         let Some(walk) = &mut self.walk else { return };
         if let Some(dir) = walk.counting.remove(&request) {
+            if walk.phase == Phase::Pairing {
+                return self.listed_for_pairs(&dir, &answer);
+            }
             return self.counted_beneath(&dir, answer, now);
         }
         // The numbers may have gone round once.
@@ -345,6 +365,8 @@ impl Mirror {
         let mut ops = Vec::new();
         let mut touched = made;
         let mut unmirrored = Vec::new();
+        let there = target.as_ref().map_or(Some(&seen.entries), Option::as_ref);
+        walk.pairing.saw(&seen.dir, there.into_iter().flatten(), &held);
         if let Some(target) = target {
             let unknown: Vec<Box<[u8]>> =
                 seen.unknown.iter().map(|(name, _)| name).chain(&seen.kept).cloned().collect();
@@ -352,6 +374,11 @@ impl Mirror {
                 reconcile(&seen.dir, &seen.entries, &unknown, target.as_deref(), &held, quick);
             walk.made.extend(found.made);
             unmirrored = found.unmirrored;
+            for (path, kind) in &found.extra {
+                if *kind == Kind::Dir {
+                    walk.pairing.only_there(path);
+                }
+            }
             let delete = self.rules.delete;
             if if whole_tree { delete.by_walk() } else { delete.live() } {
                 let filter = &self.rules.filter;
@@ -398,10 +425,70 @@ impl Mirror {
         for (path, kind) in unmirrored {
             self.not_mirrored(&path, kind);
         }
+        for op in &mut ops {
+            let name = op.path().clone();
+            self.find_like(op, &name, now);
+        }
+        let mut paired = Vec::new();
         if let Some(walk) = &mut self.walk {
             walk.to_send += ops.iter().map(Planned::content).sum::<u64>();
+            let mut leave = Vec::with_capacity(ops.len());
+            for op in ops {
+                match walk.pairing.wait(op) {
+                    Wait::No(op) => leave.push(op),
+                    Wait::Yes => {}
+                    Wait::NoMore(all) => paired = all,
+                }
+            }
+            ops = leave;
         }
         self.send(ops, Cause::Walk, now);
+        self.send_paired(paired, now);
+    }
+
+    /// Contents that waited leave, unless something newer is known of them.
+    fn send_paired(&mut self, ops: Vec<Planned>, now: Instant) {
+        let Some(walk) = &self.walk else { return };
+        let mut leave = Vec::with_capacity(ops.len());
+        for op in ops {
+            let Planned::Content { path, like, .. } = &op else { continue };
+            for old in like {
+                self.origins.note(path, old, false, now);
+            }
+            let newer = path.parent().is_some_and(|dir| walk.dir_is_stale(&dir))
+                || walk.touched.contains_key(path);
+            if newer || self.flights.busy(path) || self.looking.contains(path) {
+                self.collate.mark(path, Marks::NAME.with(Marks::CONTENT), now);
+            } else {
+                leave.push(op);
+            }
+        }
+        self.send(leave, Cause::Walk, now);
+    }
+
+    /// Asks what is in directories in which contents that wait may have stood.
+    fn list_for_pairs(&mut self) {
+        let Some(walk) = &mut self.walk else { return };
+        for dir in walk.pairing.to_list() {
+            let request = self.next_request;
+            self.next_request = self.next_request.wrapping_add(1);
+            walk.counting.insert(request, dir.clone());
+            self.out.push(Effect::List { request, dir, digest: None });
+        }
+    }
+
+    fn listed_for_pairs(&mut self, dir: &RelPath, answer: &Answer) {
+        let (Some(walk), Some(held)) = (&mut self.walk, &self.held) else { return };
+        // What cannot be listed serves for nothing.
+        if let Answer::Entries(entries) = answer {
+            walk.pairing.saw(dir, entries, held);
+            for named in entries.iter().filter(|named| named.entry.kind == Kind::Dir) {
+                if let Ok(path) = dir.join(&named.name) {
+                    walk.pairing.only_there(&path);
+                }
+            }
+        }
+        self.list_for_pairs();
     }
 
     /// Moves the walk on when all of a phase is done.
@@ -411,9 +498,20 @@ impl Mirror {
             let compared = walk.read_all && walk.pending.is_empty() && self.parked.is_empty();
             match walk.phase {
                 Phase::Comparing if compared => {
+                    self.list_for_pairs();
+                    if let Some(walk) = &mut self.walk {
+                        walk.phase = Phase::Pairing;
+                    }
+                }
+                Phase::Pairing if walk.counting.is_empty() => {
+                    let paired = self.walk.as_mut().map(|walk| walk.pairing.paired());
+                    self.send_paired(paired.unwrap_or_default(), now);
                     if !self.comparing_ended() {
                         return;
                     }
+                }
+                Phase::Holding if !walk.extra.iter().any(|(path, _)| self.feeds(path)) => {
+                    self.check_extra();
                 }
                 Phase::Counting if walk.counting.is_empty() => self.check_extra(),
                 Phase::Ending if self.flights.of_walk() == 0 && self.clearings.is_empty() => {
@@ -500,6 +598,11 @@ impl Mirror {
         }
     }
 
+    /// Is something at this path, or beneath it, being copied from?
+    fn feeds(&self, path: &RelPath) -> bool {
+        self.origins.feeds(path, |new| self.flights.busy(new))
+    }
+
     fn check_extra(&mut self) {
         if let Some(walk) = &mut self.walk {
             walk.phase = Phase::Checking;
@@ -538,16 +641,23 @@ impl Mirror {
                 at = above.parent();
             }
         }
-        if let Err(reason) = self.guard.allow(removes.len() as u64, now) {
+        if std::mem::replace(&mut walk.judged, true) {
+            if self.halted.is_some() {
+                removes.clear();
+            }
+        } else if let Err(reason) = self.guard.allow(removes.len() as u64, now) {
             let hint = "nothing was deleted; raise --max-delete if this is meant".to_owned();
             return self.refuse_deletes(reason, hint);
         }
         let mut dirs = std::mem::take(&mut walk.holders);
         let mut removed = BTreeSet::new();
-        walk.phase = Phase::Ending;
-        walk.extra.clear();
+        let mut held = Vec::new();
         let mut ops: Vec<Planned> = Vec::new();
         for (path, kind) in removes.into_iter().rev() {
+            if self.feeds(&path) {
+                held.push((path, kind));
+                continue;
+            }
             if self.flights.busy(&path)
                 || self.looking.contains(&path)
                 || self.collate.marks(&path).is_some()
@@ -562,6 +672,10 @@ impl Mirror {
             dirs.extend(path.parent());
             removed.insert(path.clone());
             ops.push(Planned::Remove { path, kind });
+        }
+        if let Some(walk) = &mut self.walk {
+            walk.phase = if held.is_empty() { Phase::Ending } else { Phase::Holding };
+            walk.extra = held;
         }
         self.send(ops, Cause::Walk, now);
         // They left before: their times change when the names go, and are looked at after that.

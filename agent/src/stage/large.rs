@@ -136,14 +136,14 @@ impl Stage {
         done
     }
 
-    /// It gets a base. `false`: it has one.
+    /// It gets a base, the first one or another where nothing was found. `false`: it has one.
     pub(crate) fn expect_base(&self) -> bool {
         let mut based = self.based.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = matches!(*based, Based::No);
-        if first {
+        let none = matches!(*based, Based::No | Based::On(None));
+        if none {
             *based = Based::Soon;
         }
-        first
+        none
     }
 
     /// Was it to have a base?

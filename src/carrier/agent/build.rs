@@ -34,8 +34,8 @@ pub(super) struct Large {
     pub(super) meta: Meta,
     /// What stands in its place and has to go, if its kind differs.
     pub(super) replaces: Option<lsync_protocol::entry::Kind>,
-    /// An older version may stand at the path.
-    pub(super) base: bool,
+    /// Where the agent may have it, or an older version: the first file there is copied from.
+    pub(super) bases: Vec<RelPath>,
 }
 
 /// What became of a slice.
@@ -226,8 +226,8 @@ fn needs_root(planned: &Planned) -> bool {
 fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run<'_>, built: &mut Built) {
     match planned {
         Planned::Replace { old, new } => match *new {
-            Planned::Content { path, meta, size, .. } => {
-                content(id, path, meta, size, Some(old), false, root, run, built);
+            Planned::Content { path, meta, size, like, .. } => {
+                content(id, path, meta, size, Some(old), like, root, run, built);
             }
             new => {
                 if let Some(new) = plain_op(new) {
@@ -236,8 +236,11 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run<'_>, built
                 }
             }
         },
-        Planned::Content { path, meta, size, base, .. } => {
-            content(id, path, meta, size, None, base, root, run, built);
+        Planned::Content { path, meta, size, base, like: mut bases, .. } => {
+            if base {
+                bases.push(path.clone());
+            }
+            content(id, path, meta, size, None, bases, root, run, built);
         }
         other => {
             if let Planned::Rename { from, to, .. } = &other {
@@ -283,13 +286,13 @@ fn content(
     meta: Meta,
     size: u64,
     replaces: Option<lsync_protocol::entry::Kind>,
-    base: bool,
+    bases: Vec<RelPath>,
     root: Option<&Root>,
     run: &mut Run<'_>,
     built: &mut Built,
 ) {
     if size > INLINE_MAX {
-        return built.large.push(Large { id, path, meta, replaces, base });
+        return built.large.push(Large { id, path, meta, replaces, bases });
     }
     let read = match root {
         Some(root) => read::read_small(root, &path, INLINE_MAX),
@@ -310,7 +313,7 @@ fn content(
             }
         }
         Err(ReadError::TooLarge(_)) => {
-            built.large.push(Large { id, path, meta, replaces, base });
+            built.large.push(Large { id, path, meta, replaces, bases });
         }
         Err(ReadError::Missing | ReadError::NotFile(_)) => {
             built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished });

@@ -248,8 +248,14 @@ mod tests {
         fn content(&mut self, id: OpId, name: &str, size: u64) {
             std::fs::write(self.dir.path().join(name), vec![b'x'; size as usize]).unwrap();
             let path = RelPath::new(name.as_bytes()).unwrap();
-            let content =
-                Planned::Content { path, meta: Meta::default(), size, new: true, base: false };
+            let content = Planned::Content {
+                path,
+                meta: Meta::default(),
+                size,
+                new: true,
+                base: false,
+                like: Vec::new(),
+            };
             self.carrier.send(vec![(id, content)]);
         }
 
@@ -328,7 +334,9 @@ mod tests {
         std::fs::write(far.dir.path().join("large"), &text).unwrap();
         let path = RelPath::new(&b"large"[..]).unwrap();
         let (meta, size) = (Meta::default(), text.len() as u64);
-        far.carrier.send(vec![(1, Planned::Content { path, meta, size, new: true, base: false })]);
+        let like = Vec::new();
+        let content = Planned::Content { path, meta, size, new: true, base: false, like };
+        far.carrier.send(vec![(1, content)]);
         let (mut content, mut wire) = (Vec::new(), 0);
         while content.len() < text.len() {
             let (at, frame) = far.next().await;

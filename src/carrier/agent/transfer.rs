@@ -348,12 +348,14 @@ async fn all_of(
     let reader = lane.open(&file.path, version.as_ref().map(|(_, known)| known)).await?;
     let size = reader.entry().size;
     lane.open_stage(&file.path, size).await?;
-    let may_have_base = file.base
+    // What only moved costs nothing but the sums: that is worth it for a smaller file as well.
+    let moved = file.bases.first().is_some_and(|base| *base != file.path);
+    let may_have_base = (version.is_some() || !file.bases.is_empty())
         && shared.far
-        && size >= delta::SMALLEST
+        && (moved || size >= delta::SMALLEST)
         && !locked(&shared.whole).remove(&file.path);
     let delta = match may_have_base {
-        true => delta::bring(lane, &file.path, reader, version).await?,
+        true => delta::bring(lane, file, reader, version).await?,
         false => Err(reader),
     };
     let ((reader, settled), from_base) = match delta {

@@ -18,7 +18,7 @@ use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, OpId, SumHow};
 use lsync_protocol::path::RelPath;
 use tokio::sync::mpsc;
 
-use super::{Lane, Stopped, blocking};
+use super::{Lane, Large, Stopped, blocking};
 use crate::carrier::agent::base::Said;
 use crate::carrier::agent::versions::Version;
 
@@ -64,28 +64,26 @@ fn bytes(ranges: &Ranges) -> u64 {
     ranges.iter().map(|(_, len)| len).sum()
 }
 
-/// Brings a file over what stands at its path; gives it back when there is nothing of use.
+/// Brings a file over the first of its bases that is a file on the target; gives it back when there
+/// is nothing of use.
 ///
-/// If that is a version whose blocks are known, nobody is asked what they are, and nothing waits for
-/// the answer whether it is.
+/// If a version whose blocks are known stands at its path, nobody is asked what they are, and nothing
+/// waits for the answer whether it does.
 pub(super) async fn bring(
     lane: &Lane,
-    path: &RelPath,
+    file: &Large,
     reader: FileReader,
     version: Option<(OpId, Version)>,
 ) -> Result<Result<(FileReader, bool), FileReader>, Stopped> {
     let said = lane.shared.bases.ask(lane.stage);
-    let (id, version) = version.filter(|(_, known)| known.block == reader.block()).unzip();
-    let (stage, path) = (lane.stage, path.clone());
-    lane.say(&Message::Base { stage, path, version: id }).await?;
-    let mut base = Base { lane, said, sums: VecDeque::new(), size: 0, version: id.zip(version) };
-    match &base.version {
-        Some((_, version)) => base.size = version.size,
-        None => match base.said.recv().await {
-            Some(Said::Is(Some(size), _)) if size >= u64::from(block(0)) => base.size = size,
-            Some(_) => return Ok(Err(reader)),
-            None => return Err(Stopped::Link),
-        },
+    let version = version.filter(|(_, known)| known.block == reader.block());
+    let mut base = Base { lane, said, sums: VecDeque::new(), size: 0, version };
+    if let Some((id, known)) = &base.version {
+        base.size = known.size;
+        let (stage, path) = (lane.stage, file.path.clone());
+        lane.say(&Message::Base { stage, path, version: Some(*id) }).await?;
+    } else if !base.first_of(&file.bases).await? {
+        return Ok(Err(reader));
     }
     let (reader, left) = base.same(reader).await?;
     let index = base.index(left.search).await?;
@@ -120,6 +118,27 @@ impl Drop for Base<'_> {
 }
 
 impl Base<'_> {
+    /// Has the agent open the first of these names that is a file. Is there one, and of use?
+    async fn first_of(&mut self, names: &[RelPath]) -> Result<bool, Stopped> {
+        for (at, path) in names.iter().enumerate() {
+            if at > 0 {
+                self.said = self.lane.shared.bases.ask(self.lane.stage);
+            }
+            let stage = self.lane.stage;
+            self.lane.say(&Message::Base { stage, path: path.clone(), version: None }).await?;
+            match self.said.recv().await {
+                Some(Said::Is(None, _)) => {}
+                Some(Said::Is(Some(size), _)) => {
+                    self.size = size;
+                    return Ok(size >= u64::from(block(0)));
+                }
+                Some(_) => return Ok(false),
+                None => return Err(Stopped::Link),
+            }
+        }
+        Ok(false)
+    }
+
     async fn ask(&self, how: SumHow, block: u32, ranges: Ranges) -> Result<(), Stopped> {
         let size = match how {
             SumHow::Same => size_of::<Short>(),

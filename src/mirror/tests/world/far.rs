@@ -229,7 +229,8 @@ impl World {
 fn renamed(op: Planned, at: &RelPath) -> Planned {
     match op {
         Planned::Content { meta, size, new, .. } => {
-            Planned::Content { path: at.clone(), meta, size, new, base: false }
+            let like = Vec::new();
+            Planned::Content { path: at.clone(), meta, size, new, base: false, like }
         }
         Planned::Replace { old, new } => Planned::Replace { old, new: Box::new(renamed(*new, at)) },
         other => other,
