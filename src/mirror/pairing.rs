@@ -112,7 +112,7 @@ impl Pairing {
     }
 
     /// Directories in which what still lacks a pair may stand: they are to be listed.
-    pub(super) fn to_list(&mut self) -> Vec<RelPath> {
+    pub(super) fn take_dirs(&mut self) -> Vec<RelPath> {
         let lacks = |op: &Planned| match op {
             Planned::Content { size, meta, .. } => {
                 key(*size, meta).is_some_and(|key| !self.spares.contains_key(&key))
@@ -281,19 +281,19 @@ mod tests {
     fn directories_are_listed_while_something_lacks_its_pair() {
         let mut pairing = Pairing { worth: true, ..Pairing::default() };
         pairing.only_there(&path("d"));
-        assert_eq!(pairing.to_list(), [], "nothing waits");
+        assert_eq!(pairing.take_dirs(), [], "nothing waits");
         pairing.wait(content("f", L, 1));
         pairing.only_there(&path("d"));
-        assert_eq!(pairing.to_list(), [path("d")]);
+        assert_eq!(pairing.take_dirs(), [path("d")]);
         pairing.only_there(&path("d/e"));
         pairing.saw(&path("d"), [&there("g", L, 1)], &held());
-        assert_eq!(pairing.to_list(), [], "it has its pair");
+        assert_eq!(pairing.take_dirs(), [], "it has its pair");
         pairing.wait(content("h", L, 2));
         for n in 0..2 * DIRS_MAX {
             pairing.only_there(&path(&format!("d{n}")));
         }
-        assert_eq!(pairing.to_list().len(), DIRS_MAX - 1);
+        assert_eq!(pairing.take_dirs().len(), DIRS_MAX - 1);
         pairing.only_there(&path("x"));
-        assert_eq!(pairing.to_list(), [], "that is enough");
+        assert_eq!(pairing.take_dirs(), [], "that is enough");
     }
 }

@@ -68,6 +68,10 @@ impl Mirror {
                 let marks = Marks::NAME.with(Marks::CONTENT);
                 let marks = if dir { marks.with(Marks::TREE) } else { marks };
                 self.collate.mark(&moved, marks, now);
+                // The target may refuse the rename: what it has is as the file was before.
+                if !self.looked_at(&path).any(|marks| marks.has(Marks::NAME)) {
+                    self.origins.note(&moved, &path, false, now);
+                }
             }
         }
         // The new name stands for what was not finished under the old one.
@@ -107,17 +111,22 @@ impl Mirror {
         self.problems.renamed(from, to);
     }
 
+    /// The marks with which this path is being looked at.
+    fn looked_at(&self, path: &RelPath) -> impl Iterator<Item = Marks> {
+        self.looks.iter().filter_map(move |asked| {
+            let paths = &asked.batch.paths;
+            let at = paths.binary_search_by(|(at, ..)| at.cmp(path)).ok()?;
+            Some(paths[at].1)
+        })
+    }
+
     /// Is a directory above this name dirty as a whole, and how? Then what is at the name need not
     /// be on the target yet.
     pub(super) fn tree_above(&self, path: &RelPath) -> Marks {
         let mut whole = Marks::default();
         let mut at = path.parent();
         while let Some(dir) = at {
-            let looking = self.looks.iter().filter_map(|asked| {
-                let paths = &asked.batch.paths;
-                let at = paths.binary_search_by(|(path, ..)| path.cmp(&dir)).ok()?;
-                Some(paths[at].1)
-            });
+            let looking = self.looked_at(&dir);
             whole = looking.chain(self.collate.marks(&dir)).fold(whole, Marks::with);
             at = dir.parent();
         }

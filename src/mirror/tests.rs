@@ -7,5 +7,6 @@
 mod changes;
 mod guards;
 mod histories;
+mod moved;
 mod trouble;
 mod world;

@@ -469,7 +469,7 @@ impl Mirror {
     /// Asks what is in directories in which contents that wait may have stood.
     fn list_for_pairs(&mut self) {
         let Some(walk) = &mut self.walk else { return };
-        for dir in walk.pairing.to_list() {
+        for dir in walk.pairing.take_dirs() {
             let request = self.next_request;
             self.next_request = self.next_request.wrapping_add(1);
             walk.counting.insert(request, dir.clone());
@@ -673,6 +673,7 @@ impl Mirror {
             removed.insert(path.clone());
             ops.push(Planned::Remove { path, kind });
         }
+        dirs.retain(|dir| !held.iter().any(|(path, _)| path == dir));
         if let Some(walk) = &mut self.walk {
             walk.phase = if held.is_empty() { Phase::Ending } else { Phase::Holding };
             walk.extra = held;

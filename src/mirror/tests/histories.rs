@@ -136,6 +136,7 @@ fn disturb(world: &mut World, random: &mut Random) {
 }
 
 fn history(seed: u64, rules: Rules, told: bool) -> World {
+    let again = rules.clone();
     let random = &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..4 {
         random.below(2);
@@ -182,6 +183,7 @@ fn history(seed: u64, rules: Rules, told: bool) -> World {
                 world.broken.pop_first();
                 world.unreadable.pop_first();
             }
+            46 if random.one_in(3) => world.restart(again.clone()),
             21..=35 => {
                 world.now += std::time::Duration::from_millis(random.below(20) as u64);
                 world.handle(crate::mirror::Event::Tick);

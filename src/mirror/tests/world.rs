@@ -113,6 +113,8 @@ struct Link {
     lists: VecDeque<(u32, RelPath, Option<Digest>)>,
     answers: VecDeque<Event>,
     acks: Vec<(OpId, Option<Outcome>)>,
+    /// Put together from something that was not what it seemed: by stage, then by what names it.
+    wrong: BTreeSet<OpId>,
 }
 
 #[derive(Debug)]
@@ -182,6 +184,8 @@ pub(super) struct World {
     pub(super) turns: u64,
     /// Everything is told as it happens.
     pub(super) told: bool,
+    /// Large contents that had names to be copied from, and the one that was there.
+    pub(super) based: Vec<(String, Option<String>)>,
     held: Held,
     asks: VecDeque<Ask>,
     looked: VecDeque<Event>,
@@ -247,6 +251,7 @@ impl World {
             boot: 1,
             turns: 0,
             told: false,
+            based: Vec::new(),
             asks: VecDeque::new(),
             looked: VecDeque::new(),
             walking: None,
@@ -280,6 +285,16 @@ impl World {
             }
         }
         self.events.clear();
+    }
+
+    /// The program ends and begins anew: what happened is not known any more.
+    pub(super) fn restart(&mut self, rules: Rules) {
+        self.mirror = Mirror::new(rules);
+        (self.link, self.walking, self.exit) = (None, None, None);
+        self.events.clear();
+        self.asks.clear();
+        self.looked.clear();
+        self.missed.clear();
     }
 
     // What people do on the source.
@@ -561,6 +576,10 @@ impl World {
     pub(super) fn settle_for(&mut self, seconds: u64) {
         let horizon = self.now + Duration::from_secs(seconds);
         self.settle_until(horizon);
+    }
+
+    pub(super) fn settle_until_for(&mut self, time: Duration) {
+        self.settle_until(self.now + time);
     }
 
     fn settle_until(&mut self, horizon: Instant) {

@@ -16,6 +16,9 @@ impl World {
                     return true;
                 };
                 let op = renamed(op, &at);
+                if link.wrong.remove(&staged) {
+                    link.wrong.insert(id);
+                }
                 link.wire.push_back(Built { id, op, content: Some(content) });
                 return true;
             }
@@ -55,6 +58,23 @@ impl World {
         let (id, at, op) = link.large.remove(pick % link.large.len()).unwrap();
         let event = match self.source.get(&at) {
             Some(thing) if thing.kind == Kind::File && !link.cancelled.remove(&id) => {
+                let like = match &op {
+                    Planned::Content { like, .. } => like.clone(),
+                    _ => Vec::new(),
+                };
+                let is_file = |at: &&RelPath| {
+                    self.target.get(*at).is_some_and(|there| there.kind == Kind::File)
+                };
+                let base = like.iter().find(is_file);
+                if !like.is_empty() {
+                    self.based.push((at.to_string(), base.map(ToString::to_string)));
+                }
+                // Sums may lie, of a base that is another content.
+                if base.is_some_and(|base| self.target[base].content != thing.content)
+                    && pick % 8 == 7
+                {
+                    link.wrong.insert(id);
+                }
                 link.staged.insert(id, (thing.clone(), op));
                 Event::Staged { id }
             }
@@ -100,7 +120,11 @@ impl World {
         let Some(built) = self.link.as_mut().and_then(|link| link.wire.pop_front()) else {
             return false;
         };
-        let outcome = self.apply(&built.op, built.content.as_ref()).err();
+        let wrong = self.link.as_mut().is_some_and(|link| link.wrong.remove(&built.id));
+        let outcome = match wrong {
+            true => Some(Outcome::Refused),
+            false => self.apply(&built.op, built.content.as_ref()).err(),
+        };
         if self.told {
             println!("applied {}: {}: {outcome:?}", built.id, built.op.line());
         }
