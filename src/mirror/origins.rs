@@ -103,40 +103,39 @@ impl Origins {
         names
     }
 
-    /// A name moved on the source; `told`: as it will on the target.
-    pub(super) fn renamed(&mut self, from: &RelPath, to: &RelPath, told: bool) {
+    /// A name moved on the source; `told`: as it will on the target. Old names that are of no more
+    /// use.
+    pub(super) fn renamed(&mut self, from: &RelPath, to: &RelPath, told: bool) -> Vec<RelPath> {
         if self.by_new.is_empty() {
-            return;
+            return Vec::new();
         }
         let news = self.by_new.range(from.clone()..).map(|(new, _)| new);
         let news: Vec<RelPath> = news.take_while(|new| new.is_at_or_under(from)).cloned().collect();
         let moved: Vec<_> =
             news.into_iter().filter_map(|new| Some((new.clone(), self.take(&new)?))).collect();
         // What stood there is overwritten.
-        self.end(to);
+        let mut olds = self.end(to);
         for (new, origin) in moved {
-            let Some(new) = new.moved(from, to) else { continue };
-            for old in origin.olds {
-                self.note(&new, &old, origin.dir, origin.since);
-            }
-        }
-        if !told {
-            return;
-        }
-        let olds: Vec<_> = self.olds_under(from).cloned().collect();
-        for (old, new) in olds {
-            self.by_old.remove(&(old.clone(), new.clone()));
-            let Some(origin) = self.by_new.get_mut(&new) else { continue };
-            origin.olds.retain(|known| *known != old);
-            match old.moved(from, to) {
-                Some(old) if old != new && !origin.olds.contains(&old) => {
-                    origin.olds.push(old.clone());
-                    self.by_old.insert((old, new));
+            if let Some(new) = new.moved(from, to) {
+                for old in &origin.olds {
+                    self.note(&new, old, origin.dir, origin.since);
                 }
-                _ if origin.olds.is_empty() => drop(self.by_new.remove(&new)),
-                _ => {}
+            }
+            olds.extend(origin.olds);
+        }
+        let told: Vec<_> = if told { self.olds_under(from).cloned().collect() } else { Vec::new() };
+        for (old, new) in told {
+            let (Some(old), Some(origin)) = (old.moved(from, to), self.by_new.get_mut(&new)) else {
+                continue;
+            };
+            // It may be asked for before the target has heard of it: both names are good.
+            if old != new && !origin.olds.contains(&old) && origin.olds.len() < LIKE_MAX {
+                origin.olds.insert(0, old.clone());
+                self.by_old.insert((old, new));
             }
         }
+        olds.retain(|old| !self.holds(old));
+        olds
     }
 
     fn olds_under(&self, dir: &RelPath) -> impl Iterator<Item = &(RelPath, RelPath)> {
@@ -240,7 +239,7 @@ impl Mirror {
     }
 
     /// What waited for these names to be of no more use goes on.
-    fn let_go(&mut self, olds: &[RelPath], now: Instant) {
+    pub(super) fn let_go(&mut self, olds: &[RelPath], now: Instant) {
         for old in olds {
             self.collate.release_under(old, now);
             let mut above = old.parent();
@@ -359,16 +358,16 @@ mod tests {
         origins.renamed(&path("new"), &path("n"), true);
         assert_eq!(names(&origins, "n/y"), ["old/x"]);
         origins.renamed(&path("old"), &path("o"), true);
-        assert_eq!(names(&origins, "n/y"), ["o/x"]);
-        assert!(origins.holds(&path("o")) && !origins.holds(&path("old")));
-        // It came back to where it was.
-        origins.renamed(&path("n/y"), &path("o/x"), false);
-        assert_eq!(names(&origins, "o/x"), Vec::<String>::new());
-        assert_eq!(origins.by_old.len(), origins.by_new.len());
+        assert_eq!(names(&origins, "n/y"), ["o/x", "old/x"], "whether it is renamed yet or not");
+        assert!(origins.holds(&path("o")) && origins.holds(&path("old")));
         let mut origins = begin();
-        origins.renamed(&path("old"), &path("o"), false);
+        // It came back to where it was.
+        assert_eq!(origins.renamed(&path("new/y"), &path("old/x"), false), [path("old/x")]);
+        assert!(origins.is_empty() && origins.by_old.is_empty());
+        let mut origins = begin();
+        assert_eq!(origins.renamed(&path("old"), &path("o"), false), []);
         assert_eq!(names(&origins, "new/y"), ["old/x"], "the target was not told");
-        origins.renamed(&path("z"), &path("new/y"), true);
+        assert_eq!(origins.renamed(&path("z"), &path("new/y"), true), [path("old/x")]);
         assert!(origins.is_empty() && origins.by_old.is_empty(), "another thing stands there now");
     }
 

@@ -52,7 +52,8 @@ impl Mirror {
         self.collate.note(event, now);
         let told = self.collate.tells(from, to);
         let known = !self.origins.of(from).is_empty();
-        self.origins.renamed(from, to, told);
+        let olds = self.origins.renamed(from, to, told);
+        self.let_go(&olds, now);
         if !told && (known || !came) {
             self.origins.note(to, from, dir, now);
         }

@@ -37,6 +37,8 @@ mod guards;
 mod links;
 #[path = "push/live.rs"]
 mod live;
+#[path = "push/moved.rs"]
+mod moved;
 #[path = "push/problems.rs"]
 mod problems;
 #[path = "push/rate.rs"]

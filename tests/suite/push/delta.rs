@@ -10,17 +10,17 @@ use crate::world::{self, wait_until};
 
 const MIB: usize = 1 << 20;
 /// What a connection costs by itself: key exchange, login, handshake, listings.
-const SESSION: u64 = 24 * 1024;
+pub(super) const SESSION: u64 = 24 * 1024;
 
 /// A stage over ssh whose bytes are counted.
-pub struct Counted {
-    pub stage: Stage,
-    pub relay: Relay,
+pub(super) struct Counted {
+    pub(super) stage: Stage,
+    pub(super) relay: Relay,
 }
 
 impl Counted {
     /// With a file of so many bytes, mirrored.
-    pub fn new(size: usize) -> Counted {
+    pub(super) fn new(size: usize) -> Counted {
         let stage = Stage::new(Way::Ssh);
         let relay = Relay::new(stage.world().port()).unwrap();
         let (port, world) = (relay.port(), stage.world());
@@ -36,7 +36,7 @@ impl Counted {
         counted
     }
 
-    pub fn push(&self, words: &[&str]) -> Push {
+    pub(super) fn push(&self, words: &[&str]) -> Push {
         let mut command = self.stage.lsyncd();
         let target = format!("counted:{}", self.stage.target().display());
         command.args(["push", "--json"]).args(words).arg(self.stage.source()).arg(target);
@@ -44,7 +44,7 @@ impl Counted {
     }
 
     /// Mirrors once more, and what that took in bytes, both ways.
-    fn once(&self) -> (Ended, u64) {
+    pub(super) fn once(&self) -> (Ended, u64) {
         let ended = self.push(&["--once"]).end().fine();
         self.stage.settles();
         let wire = self.relay.take();
@@ -52,7 +52,7 @@ impl Counted {
     }
 
     #[track_caller]
-    fn costs_at_most(&self, most: u64, what: &str) {
+    pub(super) fn costs_at_most(&self, most: u64, what: &str) {
         let (_, bytes) = self.once();
         assert!(bytes <= SESSION + most, "{what}: {bytes} bytes went over");
     }
