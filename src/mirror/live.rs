@@ -1,6 +1,7 @@
 //! Live changes: looked-at batches become operations, acks end them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::{Entry, Kind};
@@ -159,8 +160,37 @@ impl Mirror {
         }
     }
 
+    /// What moved into a directory that was not watched yet went from one place and came up in
+    /// another, and has mostly kept its name.
+    fn guess_origins(&mut self, plan: &Plan, since: u64, now: Instant) {
+        let large = |op: &Planned| matches!(op, Planned::Content { size, new: true, .. } if *size > INLINE_MAX);
+        if plan.removes.is_empty() || !plan.ops.iter().any(large) {
+            return;
+        }
+        let paths: BTreeSet<&RelPath> = plan.removes.iter().map(Planned::path).collect();
+        // A directory that was taken apart name by name did not move.
+        let whole = |path: &RelPath| {
+            let behind = (Bound::Excluded(path), Bound::Unbounded);
+            paths.range::<RelPath, _>(behind).next().is_none_or(|next| !next.is_under(path))
+        };
+        let gone = plan.removes.iter().filter(|op| whole(op.path()));
+        let gone: HashMap<Option<&[u8]>, &Planned> =
+            gone.map(|op| (op.path().name(), op)).collect();
+        for op in &plan.ops {
+            let dir = matches!(op, Planned::MakeDir { .. });
+            let old = gone.get(&op.path().name()).filter(|_| dir || large(op));
+            if let Some(Planned::Remove { path: old, kind }) = old
+                && dir == (*kind == Kind::Dir)
+            {
+                let name = |path: &RelPath| self.moved.follow(path.clone(), since);
+                self.origins.note(&name(op.path()), &name(old), dir, now);
+            }
+        }
+    }
+
     /// Large contents are copied from where the target has them, and the rest needs no origin.
     fn use_origins(&mut self, plan: &mut Plan, since: u64, now: Instant) {
+        self.guess_origins(plan, since, now);
         if self.origins.is_empty() {
             return;
         }

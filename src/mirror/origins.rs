@@ -128,9 +128,10 @@ impl Origins {
             let (Some(old), Some(origin)) = (old.moved(from, to), self.by_new.get_mut(&new)) else {
                 continue;
             };
-            // It may be asked for before the target has heard of it: both names are good.
+            // It may be asked for before the target has heard of it or after that, and in between:
+            // the names in the order in which it has them.
             if old != new && !origin.olds.contains(&old) && origin.olds.len() < LIKE_MAX {
-                origin.olds.insert(0, old.clone());
+                origin.olds.push(old.clone());
                 self.by_old.insert((old, new));
             }
         }
@@ -358,7 +359,7 @@ mod tests {
         origins.renamed(&path("new"), &path("n"), true);
         assert_eq!(names(&origins, "n/y"), ["old/x"]);
         origins.renamed(&path("old"), &path("o"), true);
-        assert_eq!(names(&origins, "n/y"), ["o/x", "old/x"], "whether it is renamed yet or not");
+        assert_eq!(names(&origins, "n/y"), ["old/x", "o/x"], "whether it is renamed yet or not");
         assert!(origins.holds(&path("o")) && origins.holds(&path("old")));
         let mut origins = begin();
         // It came back to where it was.

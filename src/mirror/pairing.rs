@@ -36,6 +36,8 @@ pub(super) struct Pairing {
     waiting: Vec<Planned>,
     spares: BTreeMap<(u64, Time), Alike>,
     count: usize,
+    /// Those of the directory that was seen last.
+    here: BTreeSet<RelPath>,
     /// Directories that only the target has.
     dirs: Vec<RelPath>,
     /// Directories that were or are being listed.
@@ -72,6 +74,7 @@ impl Pairing {
         entries: impl IntoIterator<Item = &'a Named>,
         held: &Held,
     ) {
+        self.here.clear();
         for named in entries {
             self.worth = true;
             let entry = &named.entry;
@@ -80,6 +83,7 @@ impl Pairing {
                 && let Some(key) = key(entry.size, &held.meta(Kind::File, entry.meta))
                 && let Ok(path) = dir.join(&named.name)
             {
+                self.here.insert(path.clone());
                 let alike = self.spares.entry(key).or_default();
                 if alike.paths.len() < ALIKE_MAX {
                     alike.paths.push(path);
@@ -96,11 +100,16 @@ impl Pairing {
         }
     }
 
-    /// Shall this wait?
+    /// Shall this wait? Large contents do, and others that would take the place of a large file,
+    /// which may be what one of those is copied from.
     pub(super) fn wait(&mut self, op: Planned) -> Wait {
-        let large = matches!(&op, Planned::Content { size, meta, like, .. }
-            if like.is_empty() && key(*size, meta).is_some());
-        if !large || !self.worth || self.full {
+        let waits = match &op {
+            Planned::Content { path, size, meta, like, .. } => {
+                like.is_empty() && (key(*size, meta).is_some() || self.here.contains(path))
+            }
+            _ => false,
+        };
+        if !waits || !self.worth || self.full {
             return Wait::No(op);
         }
         self.waiting.push(op);

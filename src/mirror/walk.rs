@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::{Difference, DirDigest, Kind, Named, Quick, difference};
+use lsync_protocol::message::INLINE_MAX;
 use lsync_protocol::path::RelPath;
 
+use super::live::GRACE;
 use super::pairing::{Pairing, Wait};
 use super::problems::What;
 use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals, any_under};
@@ -425,9 +427,11 @@ impl Mirror {
         for (path, kind) in unmirrored {
             self.not_mirrored(&path, kind);
         }
-        for op in &mut ops {
-            let name = op.path().clone();
-            self.find_like(op, &name, now);
+        if !self.origins.is_empty() {
+            for op in &mut ops {
+                let name = op.path().clone();
+                self.find_like(op, &name, now);
+            }
         }
         let mut paired = Vec::new();
         if let Some(walk) = &mut self.walk {
@@ -450,8 +454,9 @@ impl Mirror {
     fn send_paired(&mut self, ops: Vec<Planned>, now: Instant) {
         let Some(walk) = &self.walk else { return };
         let mut leave = Vec::with_capacity(ops.len());
+        let mut small = Vec::new();
         for op in ops {
-            let Planned::Content { path, like, .. } = &op else { continue };
+            let Planned::Content { path, like, size, .. } = &op else { continue };
             for old in like {
                 self.origins.note(path, old, false, now);
             }
@@ -459,11 +464,21 @@ impl Mirror {
                 || walk.touched.contains_key(path);
             if newer || self.flights.busy(path) || self.looking.contains(path) {
                 self.collate.mark(path, Marks::NAME.with(Marks::CONTENT), now);
+            } else if *size <= INLINE_MAX {
+                small.push(op);
             } else {
                 leave.push(op);
             }
         }
         self.send(leave, Cause::Walk, now);
+        // What would take the place of something that is copied from lets that be opened first.
+        let (wait, leave): (Vec<_>, Vec<_>) =
+            small.into_iter().partition(|op| self.feeds(op.path()));
+        self.send(leave, Cause::Walk, now);
+        for op in wait {
+            let marks = Marks::NAME.with(Marks::CONTENT);
+            self.collate.mark_at(op.path(), marks, now, now + GRACE);
+        }
     }
 
     /// Asks what is in directories in which contents that wait may have stood.

@@ -4,8 +4,10 @@
 use super::world::*;
 use crate::config::{Delete, MaxDelete};
 use crate::error::Exit;
-use crate::mirror::{Report, Rules};
+use crate::mirror::{Event, Report, Rules};
+use crate::watch::WatchEvent;
 use lsync_protocol::entry::Kind;
+use std::sync::Arc;
 
 /// Directories before and behind each other, with large files in them.
 const DIRS: [&str; 5] = ["a/", "d/", "d/s/", "m/", "z/"];
@@ -39,7 +41,7 @@ fn all_but_content(world: &mut World) {
             world.act(act, 0);
         }
         world.now += std::time::Duration::from_millis(10);
-        world.handle(crate::mirror::Event::Tick);
+        world.handle(Event::Tick);
     }
 }
 
@@ -60,7 +62,7 @@ fn deleted(world: &World) -> usize {
 #[test]
 fn what_moved_while_nobody_watched_is_found_by_size_and_time() {
     type Change = fn(&mut World);
-    let table: [(&[&str], Change, &[&str]); 9] = [
+    let table: [(&[&str], Change, &[&str]); 10] = [
         // In the order of the walk, and against it.
         (&["a/f"], |w| w.rename("a/f", "z/f"), &["z/f<a/f"]),
         (&["z/f"], |w| w.rename("z/f", "a/g"), &["a/g<z/f"]),
@@ -90,6 +92,14 @@ fn what_moved_while_nobody_watched_is_found_by_size_and_time() {
                 w.write("a/log", LARGE + 500);
             },
             &["a/log.1<a/log", "a/log.2<a/log.1"],
+        ),
+        (
+            &["a/log.1", "a/log"],
+            |w| {
+                w.rename("a/log", "a/log.1");
+                w.write("a/log", 5);
+            },
+            &["a/log.1<a/log"],
         ),
         // What changed as well, or is small, is not known again.
         (
@@ -253,6 +263,27 @@ fn a_rename_whose_ack_was_lost_costs_no_content() {
             assert_eq!(world.mirror.dirty(), 0);
         }
     }
+}
+
+#[test]
+fn what_moved_into_a_new_directory_is_known_by_its_name() {
+    let mut world = large(rules(), &["a/f", "d/s/g"]);
+    world.rename("a/f", "z/f");
+    world.rename("d/s", "z/s");
+    world.events.clear();
+    // Nobody watched where they went to.
+    let gone = |name: &str, dir| WatchEvent::Gone { path: path(name), dir };
+    let events = vec![
+        gone("a/f", false),
+        gone("d/s", true),
+        WatchEvent::Appeared { path: path("z"), dir: true },
+    ];
+    world.handle(Event::Watched(Arc::new(events)));
+    world.settle();
+    world.assert_equal();
+    let mut based = based(&world);
+    based.dedup();
+    assert_eq!(based, ["z/f<a/f", "z/s/g<d/s/g"]);
 }
 
 #[test]

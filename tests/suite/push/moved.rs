@@ -55,6 +55,9 @@ fn a_file_that_moved_while_nothing_ran_costs_no_content() {
     rename(&counted, "m/3", "m/4");
     rename(&counted, "a/one", "m/3");
     counted.costs_at_most(LITTLE, "files that took each other's names");
+    rename(&counted, "m/3", "m/4");
+    write(&counted, "m/3", 50, 3000);
+    counted.costs_at_most(LITTLE, "a small file in the place of one that moved");
 
     // And a copy of what stays.
     let copy = fs::read(counted.stage.s("m/4")).unwrap();
@@ -142,7 +145,7 @@ fn a_file_that_changed_and_moved_while_the_link_was_down_is_a_delta() {
     push.wait_event("reconnected");
     counted.stage.settles_with(&push, "back");
     let wire = counted.relay.take();
-    assert!(wire.to + wire.from < SESSION + 3 * LITTLE, "{wire:?}");
+    assert!(wire.to + wire.from < SESSION + 3 * LITTLE, "{wire:?} {}", push.said());
     push.terminate();
     counted.stage.no_temporary_names();
 }
