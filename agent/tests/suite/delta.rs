@@ -39,6 +39,10 @@ fn some(size: usize) -> Vec<u8> {
 /// Opens a stage with a base: its size, if there is one.
 fn based(peer: &mut Peer, stage: u32, base: &str) -> Option<u64> {
     peer.send(&Message::Open { stage, hint: path(""), size: 0 }, b"");
+    ask_base(peer, stage, base)
+}
+
+fn ask_base(peer: &mut Peer, stage: u32, base: &str) -> Option<u64> {
     peer.send(&Message::Base { stage, path: path(base), version: None }, b"");
     loop {
         match peer.receive() {
@@ -270,6 +274,28 @@ fn only_a_file_beneath_the_root_is_a_base() {
     assert_eq!(problem(peer.op(commit("g", 1, b"x"))), "there is no base to copy from");
     assert!(peer.bye().is_ok());
     assert!(world.stages().is_empty());
+}
+
+#[test]
+fn where_there_is_no_base_another_may_be_named() {
+    let world = World::new();
+    let old = some(20 * BLOCK);
+    fs::create_dir(world.at("d")).unwrap();
+    fs::write(world.at("d/f"), &old).unwrap();
+    symlink("d/f", world.at("link")).unwrap();
+    let mut peer = world.connect();
+    assert_eq!(based(&mut peer, 1, "missing"), None);
+    for none in ["d", "link", "no/where"] {
+        assert_eq!(ask_base(&mut peer, 1, none), None, "{none}");
+    }
+    assert_eq!(ask_base(&mut peer, 1, "d/f"), Some(old.len() as u64));
+    learn(&mut peer, 1, old.len());
+    // What it is called by then, or whether at all, does not matter.
+    fs::remove_file(world.at("d/f")).unwrap();
+    copy(&mut peer, 1, &[(0, 0, old.len() as u64)]);
+    assert_eq!(peer.op(commit("g", 1, &old)), None);
+    assert_eq!(fs::read(world.at("g")).unwrap(), old);
+    assert!(peer.bye().is_ok());
 }
 
 #[test]

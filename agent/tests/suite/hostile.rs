@@ -14,6 +14,7 @@ use super::peer::{Peer, World, meta, path, remove};
 /// Plays something forbidden and returns the reason the agent gives.
 fn reason(play: impl FnOnce(&mut Peer)) -> String {
     let world = World::new();
+    std::fs::write(world.at("f"), b"x").unwrap();
     let mut peer = world.connect();
     play(&mut peer);
     let error = peer.ended().unwrap_err();
