@@ -474,6 +474,10 @@ impl Mirror {
         // What would take the place of something that is copied from lets that be opened first.
         let (wait, leave): (Vec<_>, Vec<_>) =
             small.into_iter().partition(|op| self.feeds(op.path()));
+        // Their directories had their attributes before.
+        for dir in leave.iter().filter_map(|op| op.path().parent()) {
+            self.collate.mark(&dir, Marks::META, now);
+        }
         self.send(leave, Cause::Walk, now);
         for op in wait {
             let marks = Marks::NAME.with(Marks::CONTENT);
