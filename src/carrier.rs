@@ -107,6 +107,9 @@ pub trait Carrier: Send {
     /// Asks for the target's numbers of owners.
     fn ask_names(&mut self, names: &OwnerNames);
 
+    /// Everything is mirrored: nothing that a former link left is of use any more.
+    fn mirrored(&mut self);
+
     /// Nothing more will be sent: what was begun is finished, then the target ends.
     fn finish(&mut self);
 

@@ -375,6 +375,12 @@ impl Mirror {
         self.problems.list()
     }
 
+    /// Is everything mirrored, as far as anything was heard of?
+    #[must_use]
+    pub fn is_even(&self) -> bool {
+        self.ready && self.walk.is_none() && self.dirty() == 0 && self.problems.is_empty()
+    }
+
     /// How many paths are dirty or in flight.
     #[must_use]
     pub fn dirty(&self) -> usize {

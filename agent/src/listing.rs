@@ -22,6 +22,8 @@ pub(crate) enum Ask {
     List { request: u32, dir: RelPath, digest: Option<Digest>, _held: Arc<gauge::Held> },
     /// What are these called here?
     Names { users: Vec<(u32, String)>, groups: Vec<(u32, String)>, _held: gauge::Held },
+    /// Everything is mirrored: what former links left may go.
+    Mirrored,
     /// Nothing more will come.
     End,
 }
@@ -44,6 +46,16 @@ pub(crate) fn answer(
         }
         let goes_on = match ask {
             Ask::End => false,
+            Ask::Mirrored => {
+                if let Some(ground) = ground {
+                    for dir in ground.names.mirrored() {
+                        if let Ok(listing) = walk::list(&ground.root, &dir) {
+                            sweep(ground, &dir, &listing);
+                        }
+                    }
+                }
+                true
+            }
             Ask::Names { users, groups, _held } => {
                 outbox.say(Message::NameIds {
                     users: numbers(users, meta::uid_of),
@@ -107,14 +119,14 @@ fn digest_of(entries: &[Named], key: &[u8; 32], held: &Held) -> Digest {
     digest.finish()
 }
 
-/// Removes dead temporary names of this mirror that a listing came across.
+/// What dead names in a listing are good for.
 fn sweep(ground: &Ground, dir: &RelPath, listing: &Listing) {
     if listing.stages.is_empty() {
         return;
     }
     if let Ok(fd) = ground.root.open_parent(dir.as_bytes()) {
         for stage in &listing.stages {
-            ground.names.sweep(fd.as_fd(), stage);
+            ground.names.found(fd.as_fd(), dir, stage);
         }
     }
 }

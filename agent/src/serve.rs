@@ -295,6 +295,14 @@ impl Link {
             orders: orders.clone(),
             outbox: self.outbox.clone(),
             stop: stop.clone(),
+            ended: {
+                let ground = self.ground.clone();
+                Box::new(move || {
+                    if let Some(ground) = &ground {
+                        ground.names.end();
+                    }
+                })
+            },
         };
         let applying = self.ground.clone().filter(|_| self.applies);
         {
@@ -336,6 +344,9 @@ impl Link {
         let _ = open.send(doors);
         let done = self.watch(options.silence);
         let all_said = matches!(done, Ok(Over::Finished));
+        if let Some(ground) = &self.ground {
+            ground.names.end();
+        }
         if !all_said {
             stop.store(true, std::sync::atomic::Ordering::SeqCst);
             if let Some(ground) = &self.ground {

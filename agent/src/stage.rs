@@ -4,14 +4,17 @@
 //! name of this mirror that is not alive in this process is dead: the lock says that nobody else
 //! writes here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lsync_protocol::path::{stage_mirror, stage_name};
+use lsync_protocol::entry::Kind;
+use lsync_protocol::path::{RelPath, stage_mirror, stage_name};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
+
+use crate::meta;
 
 mod base;
 mod chains;
@@ -24,12 +27,28 @@ pub(crate) use chains::Blocks;
 pub(crate) use large::Stage;
 pub(crate) use versions::Versions;
 
+/// What former links left, as far as listings came across it: of use until all is mirrored.
+#[derive(Debug, Default)]
+struct Left {
+    mirrored: bool,
+    /// In which directories.
+    dirs: BTreeSet<RelPath>,
+}
+
+/// Less content than this is not worth keeping, in bytes.
+const KEPT_MIN: u64 = 1 << 20;
+/// The most directories that are remembered.
+const LEFT_MAX: usize = 10_000;
+
 /// The temporary names of one mirror in this process.
 #[derive(Debug)]
 pub(crate) struct Names {
     mirror: u32,
     next: AtomicU32,
     live: Mutex<HashSet<u32>>,
+    /// The link has ended: what was begun may be of use to the next one.
+    ended: AtomicBool,
+    left: Mutex<Left>,
     /// Held while a directory is given its times, and while a name comes or goes quietly. Whoever
     /// takes both takes this one before `live`.
     times: Mutex<()>,
@@ -43,6 +62,8 @@ impl Names {
             mirror,
             next: AtomicU32::new(begin),
             live: Mutex::default(),
+            ended: AtomicBool::new(false),
+            left: Mutex::default(),
             times: Mutex::default(),
         })
     }
@@ -72,6 +93,41 @@ impl Names {
             let _ = rustix::fs::utimensat(dir, ".", &times, AtFlags::SYMLINK_NOFOLLOW);
         }
         changed
+    }
+
+    /// The link has ended: large contents that were begun stay for the next one.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// A listing came across a dead name: it is removed, unless it may be the content that a former
+    /// link left and nobody asked for yet.
+    pub(crate) fn found(&self, dir: BorrowedFd<'_>, path: &RelPath, name: &[u8]) {
+        let content = meta::stat_name(dir, name)
+            .is_ok_and(|stat| stat.kind == Kind::File && stat.size >= KEPT_MIN);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if content && !left.mirrored && left.dirs.len() < LEFT_MAX {
+            left.dirs.insert(path.clone());
+            return;
+        }
+        drop(left);
+        self.sweep(dir, name);
+    }
+
+    /// Everything is mirrored: where something was left that has no use now.
+    pub(crate) fn mirrored(&self) -> BTreeSet<RelPath> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.mirrored = true;
+        std::mem::take(&mut left.dirs)
+    }
+
+    /// The name for what will probably stand at this path, unless it is alive.
+    fn claim(self: &Arc<Names>, path: &RelPath) -> Option<Name> {
+        let hash = blake3::hash(path.as_bytes());
+        let number = u32::from_le_bytes(*hash.as_bytes().first_chunk()?);
+        let first = self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+        let text = stage_name(self.mirror, number);
+        first.then(|| Name { names: self.clone(), number, text })
     }
 
     /// A name that nobody else has, alive until it is dropped.
@@ -140,6 +196,8 @@ pub(crate) struct Fresh {
     placed: bool,
     /// It comes and goes without a trace in its directory's time.
     quiet: bool,
+    /// The next link can find it again.
+    found_again: bool,
 }
 
 /// How often a name in use is answered by drawing another one.
@@ -158,7 +216,17 @@ impl Fresh {
             match make(dir.as_fd(), &name.text) {
                 Ok(made) => {
                     let dir = dir.clone();
-                    return Ok((Fresh { dir, name, is_dir, placed: false, quiet: false }, made));
+                    return Ok((
+                        Fresh {
+                            dir,
+                            name,
+                            is_dir,
+                            placed: false,
+                            quiet: false,
+                            found_again: false,
+                        },
+                        made,
+                    ));
                 }
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
@@ -186,6 +254,45 @@ impl Fresh {
         let (mut fresh, file) = names.quietly(dir.as_fd(), opened)?;
         fresh.quiet = true;
         Ok((fresh, file))
+    }
+
+    /// The same under the name that content for this path has on each link: what a former one left
+    /// there is gone on with, and how much that is.
+    pub(crate) fn resumed(
+        names: &Arc<Names>,
+        dir: &Arc<OwnedFd>,
+        path: &RelPath,
+    ) -> Result<(Fresh, OwnedFd, u64), Errno> {
+        let begin = || {
+            let (fresh, file) = Fresh::quiet_file(names, dir, 0o600)?;
+            Ok((fresh, file, 0))
+        };
+        let Some(name) = names.claim(path) else { return begin() };
+        let how = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let of = |name| {
+            let dir = dir.clone();
+            Fresh { dir, name, is_dir: false, placed: false, quiet: true, found_again: true }
+        };
+        if let Ok(file) = rustix::fs::openat(dir, &*name.text, how, Mode::empty()) {
+            let stat = meta::stat_fd(&file)?;
+            let ours = stat.kind == Kind::File
+                && stat.nlink == 1
+                && stat.uid == rustix::process::geteuid().as_raw();
+            if ours {
+                // Nobody else gets to read what is not complete.
+                rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600))?;
+                return Ok((of(name), file, stat.size));
+            }
+        }
+        let create = how | OFlags::CREATE | OFlags::EXCL;
+        let mode = Mode::from_raw_mode(0o600);
+        let made =
+            names.quietly(dir.as_fd(), || rustix::fs::openat(dir, &*name.text, create, mode));
+        match made {
+            Ok(file) => Ok((of(name), file, 0)),
+            Err(Errno::EXIST) => begin(),
+            Err(error) => Err(error),
+        }
     }
 
     fn open(
@@ -222,9 +329,18 @@ impl Fresh {
     }
 }
 
+impl Fresh {
+    /// Is it to be found by the next link?
+    fn stays(&self) -> bool {
+        self.found_again
+            && self.name.names.ended.load(Ordering::Relaxed)
+            && meta::stat_name(&self.dir, self.name()).is_ok_and(|stat| stat.size >= KEPT_MIN)
+    }
+}
+
 impl Drop for Fresh {
     fn drop(&mut self) {
-        if !self.placed {
+        if !self.placed && !self.stays() {
             let flags = if self.is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             // What cannot be removed now is dead and swept by a later listing.
             let remove = || rustix::fs::unlinkat(&self.dir, self.name(), flags);

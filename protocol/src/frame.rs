@@ -251,6 +251,13 @@ mod tests {
                 "050000002800000000000701800101",
             ),
             (
+                Message::Resume { stage: 7, path: path("a/b"), size: 300 },
+                b"",
+                "070000000d00000000000703612f62ac02",
+            ),
+            (Message::Mirrored, b"", "000000000e0000000000"),
+            (Message::Kept { stage: 7, size: 300 }, b"", "030000002a000000000007ac02"),
+            (
                 Message::BaseIs { stage: 7, size: None, known: false },
                 b"",
                 "03000000280000000000070000",

@@ -92,6 +92,8 @@ pub enum SumHow {
     Same,
     /// A weak and a strong sum: does it stand anywhere?
     Search,
+    /// As `Same`, but not of the base: of what a former link left in the stage.
+    Kept,
 }
 
 /// A directory to be compared.
@@ -138,6 +140,18 @@ pub enum Message {
         /// How much there will probably be, in bytes.
         size: u64,
     },
+    /// Source: content for a stage is to come, of which a former link may have left a part. The
+    /// answer is `Kept`: what there is of it is the stage's content by now.
+    Resume {
+        /// The number of the stage; not in use.
+        stage: u32,
+        /// Where the content will probably be committed.
+        path: RelPath,
+        /// How much there will probably be, in bytes.
+        size: u64,
+    },
+    /// Source: everything is mirrored that was to be: what former links left of contents has no use.
+    Mirrored,
     /// Source: content of a stage, as raw bytes.
     Data {
         /// Which stage.
@@ -157,7 +171,7 @@ pub enum Message {
         /// The operation that put it there, if the source knows the blocks of what that brought.
         version: Option<OpId>,
     },
-    /// Source: sums of these ranges of the base. The answer is `Sums`, as many as it takes, in the
+    /// Source: sums of these ranges of the base, or of what was kept. The answer is `Sums`, as many as it takes, in the
     /// order of the ranges. At most [`MAX_ASKS`] may be unanswered.
     AskSums {
         /// Which stage.
@@ -165,7 +179,7 @@ pub enum Message {
         /// What to make of each block.
         how: SumHow,
         /// Bytes of a block, a power of two: at least [`MIN_SAME`] and the same each time for
-        /// [`SumHow::Same`], between [`MIN_SEARCH`] and [`MAX_SEARCH`] for [`SumHow::Search`].
+        /// [`SumHow::Same`] and [`SumHow::Kept`], between [`MIN_SEARCH`] and [`MAX_SEARCH`] for [`SumHow::Search`].
         block: u32,
         /// First byte and length; each begins at a multiple of the block for [`SumHow::Same`].
         /// They lie within the base and have [`MAX_BLOCKS`] blocks at most; a block may be short
@@ -249,6 +263,13 @@ pub enum Message {
         /// It is the version that was named, untouched since.
         known: bool,
     },
+    /// Agent: so much of the content of this stage was left by a former link.
+    Kept {
+        /// Which stage.
+        stage: u32,
+        /// Up to where, in bytes; 0 when there is nothing.
+        size: u64,
+    },
     /// Agent: sums, the next ones of what was asked.
     Sums {
         /// Which stage.
@@ -292,6 +313,8 @@ mod kind {
     pub(super) const BASE: u8 = 10;
     pub(super) const ASK_SUMS: u8 = 11;
     pub(super) const COPY: u8 = 12;
+    pub(super) const RESUME: u8 = 13;
+    pub(super) const MIRRORED: u8 = 14;
     pub(super) const SAME: u8 = 32;
     pub(super) const ENTRIES: u8 = 33;
     pub(super) const NO_LIST: u8 = 34;
@@ -302,6 +325,7 @@ mod kind {
     pub(super) const WARNING: u8 = 39;
     pub(super) const BASE_IS: u8 = 40;
     pub(super) const SUMS: u8 = 41;
+    pub(super) const KEPT: u8 = 42;
 }
 
 /// Appends a value to the control part.
@@ -394,6 +418,9 @@ impl Message {
             Message::Names { .. } => kind::NAMES,
             Message::Ops { .. } => kind::OPS,
             Message::Open { .. } => kind::OPEN,
+            Message::Resume { .. } => kind::RESUME,
+            Message::Mirrored => kind::MIRRORED,
+            Message::Kept { .. } => kind::KEPT,
             Message::Data { .. } => kind::DATA,
             Message::Base { .. } => kind::BASE,
             Message::AskSums { .. } => kind::ASK_SUMS,
@@ -437,6 +464,8 @@ impl Message {
                 put_list(ops, out);
             }
             Message::Open { stage, hint, size } => put(&(stage, hint, size), out),
+            Message::Resume { stage, path, size } => put(&(stage, path, size), out),
+            Message::Kept { stage, size } => put(&(stage, size), out),
             Message::Data { stage, offset } => put(&(stage, offset), out),
             Message::Base { stage, path, version } => put(&(stage, path, version), out),
             Message::AskSums { stage, how, block, ranges } => {
@@ -449,7 +478,7 @@ impl Message {
             }
             Message::Abort { stage } => put(stage, out),
             Message::Ping(n) | Message::Pong(n) => put(n, out),
-            Message::Bye => {}
+            Message::Bye | Message::Mirrored => {}
             Message::Same { request } => put(request, out),
             Message::Entries { request, last, entries } => {
                 put(&(request, last), out);
@@ -520,6 +549,18 @@ impl Message {
             kind::OPEN => {
                 let (stage, hint, size) = take.get()?;
                 Message::Open { stage, hint, size }
+            }
+            kind::RESUME => {
+                let (stage, path, size): (u32, RelPath, u64) = take.get()?;
+                if path.is_root() {
+                    return Err(BadMessage::Bounds(kind));
+                }
+                Message::Resume { stage, path, size }
+            }
+            kind::MIRRORED => Message::Mirrored,
+            kind::KEPT => {
+                let (stage, size) = take.get()?;
+                Message::Kept { stage, size }
             }
             kind::DATA => {
                 let (stage, offset) = take.get()?;
@@ -613,7 +654,7 @@ impl Message {
 /// May these sums be asked?
 fn asks_well(how: SumHow, block: u32, ranges: &[(u64, u64)]) -> bool {
     let sizes = match how {
-        SumHow::Same => MIN_SAME..=1 << 31,
+        SumHow::Same | SumHow::Kept => MIN_SAME..=1 << 31,
         SumHow::Search => MIN_SEARCH..=MAX_SEARCH,
     };
     if !block.is_power_of_two() || !sizes.contains(&block) {
@@ -642,7 +683,7 @@ pub const MIN_SEARCH: u32 = 1 << 10;
 /// The largest block that is searched for, in bytes: one has to fit into memory.
 pub const MAX_SEARCH: u32 = 16 << 20;
 /// The most messages that ask for sums of one stage and are not answered.
-pub const MAX_ASKS: usize = 4;
+pub const MAX_ASKS: usize = 8;
 /// The most bytes of sums in one message.
 pub const MAX_SUMS: usize = 64 * 1024;
 /// The most bytes that one message copies.
@@ -722,6 +763,9 @@ mod tests {
             b"",
         );
         round_trip(&Message::Open { stage: 3, hint: path("x"), size: 5 }, b"");
+        round_trip(&Message::Resume { stage: 3, path: path("x/y"), size: 5 }, b"");
+        round_trip(&Message::Mirrored, b"");
+        round_trip(&Message::Kept { stage: 3, size: 1 << 40 }, b"");
         round_trip(&Message::Data { stage: 3, offset: 1 << 33 }, b"content");
         round_trip(&Message::Base { stage: 3, path: path("x/y"), version: Some(300) }, b"");
         let ranges = vec![(1 << 20, 5000), (0, 1)];

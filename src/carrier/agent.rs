@@ -305,6 +305,10 @@ impl Carrier for AgentCarrier {
         self.say(&Message::Names { users: pairs(&names.users), groups: pairs(&names.groups) });
     }
 
+    fn mirrored(&mut self) {
+        self.say(&Message::Mirrored);
+    }
+
     fn finish(&mut self) {
         self.flush();
         self.shared.finishing.store(true, Ordering::Relaxed);

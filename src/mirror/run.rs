@@ -103,6 +103,8 @@ enum Link {
     Up {
         carrier: AgentCarrier,
         said: mpsc::Receiver<Carried>,
+        /// The agent knows that everything is mirrored.
+        told: bool,
         /// Keeps the ssh connection.
         _remote: Option<Box<dyn Remote>>,
     },
@@ -220,7 +222,11 @@ impl Loop {
             if let Some(ended) = self.take(came).await? {
                 return Ok(ended);
             }
-            if let Link::Up { carrier, .. } = &mut self.link {
+            if let Link::Up { carrier, told, .. } = &mut self.link {
+                if !*told && self.mirror.is_even() {
+                    *told = true;
+                    carrier.mirrored();
+                }
                 carrier.flush();
             }
             if let Some(exit) = self.finish {
@@ -331,7 +337,7 @@ impl Loop {
         let config = &self.running.config;
         let (rate, compress) = (config.bwlimit, config.compress);
         let carrier = AgentCarrier::start(connected.greeted, source, rate, compress, events);
-        self.link = Link::Up { carrier, said, _remote: connected.remote };
+        self.link = Link::Up { carrier, said, told: false, _remote: connected.remote };
         self.up_since = Some(Instant::now());
         self.asking = Unasked::default();
         if self.connected_once {

@@ -60,6 +60,8 @@ pub(super) struct Doors {
     pub(super) orders: Sender<Orders>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) stop: Arc<AtomicBool>,
+    /// Told that nothing more will be read.
+    pub(super) ended: Box<dyn Fn() + Send>,
 }
 
 /// How many bytes of messages may be held before nothing more is read.
@@ -96,7 +98,10 @@ pub(super) fn run(
                 small: 0,
                 bulk: 0,
             };
-            match reader.run(&mut from) {
+            let end = reader.run(&mut from);
+            // Before the stages go.
+            (reader.doors.ended)();
+            match end {
                 Ok(Goodbye::Said) => return,
                 Ok(Goodbye::Closed) => Event::End,
                 Err(error) => Event::Broken(error),
@@ -241,18 +246,14 @@ impl Reader<'_> {
                 return self.ops(first, hash, ops, body, raw_at);
             }
             Message::Open { stage, hint, size } => {
-                if self.stages.len() >= MAX_STAGES {
-                    return broken(format!("more than {MAX_STAGES} stages are open"));
-                }
-                if self.stages.contains_key(&stage) {
-                    return broken(format!("stage {stage} is opened twice"));
-                }
-                self.wait_for_stages();
-                let opened = Stage::new(stage, &self.alive);
-                self.stages.insert(stage, opened.clone());
-                opened.expect_one();
+                let opened = self.open(stage)?;
                 self.piece(Piece::Open(opened, hint, size));
             }
+            Message::Resume { stage, path, size } => {
+                let opened = self.open(stage)?;
+                self.piece(Piece::Resume(opened, path, size));
+            }
+            Message::Mirrored => self.ask(Ask::Mirrored),
             Message::Data { stage, offset } => {
                 if header.stream != stage {
                     return broken("content on a stream that is not its own");
@@ -279,10 +280,10 @@ impl Reader<'_> {
                 let Some(open) = self.stages.get(&stage) else {
                     return broken(format!("sums for stage {stage}, which is not open"));
                 };
-                if !open.expects_base() {
+                if how != SumHow::Kept && !open.expects_base() {
                     return broken("sums without a base");
                 }
-                if how == SumHow::Same && !open.same_block(block) {
+                if how != SumHow::Search && !open.same_block(block) {
                     return broken(format!("stage {stage} is compared in blocks of two sizes"));
                 }
                 if !open.expect_sums() {
@@ -324,12 +325,28 @@ impl Reader<'_> {
             | Message::Credit { .. }
             | Message::StageTrouble { .. }
             | Message::BaseIs { .. }
+            | Message::Kept { .. }
             | Message::Sums { .. }
             | Message::Warning { .. } => {
                 return broken(format!("a message of type {}, which no source sends", header.kind));
             }
         }
         Ok(())
+    }
+
+    /// A stage more.
+    fn open(&mut self, stage: u32) -> Result<Arc<Stage>, ServeError> {
+        if self.stages.len() >= MAX_STAGES {
+            return broken(format!("more than {MAX_STAGES} stages are open"));
+        }
+        if self.stages.contains_key(&stage) {
+            return broken(format!("stage {stage} is opened twice"));
+        }
+        self.wait_for_stages();
+        let opened = Stage::new(stage, &self.alive);
+        self.stages.insert(stage, opened.clone());
+        opened.expect_one();
+        Ok(opened)
     }
 
     /// Takes bulk credit.

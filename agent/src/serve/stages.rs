@@ -1,5 +1,6 @@
 //! The thread that writes stages: pieces in the order they came, and the credit they give back.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,8 @@ use crate::stage::Stage;
 pub(crate) enum Piece {
     /// Content is to come: where it will probably be wanted, and how much.
     Open(Arc<Stage>, RelPath, u64),
+    /// The same, of which a former link may have left some: its path.
+    Resume(Arc<Stage>, RelPath, u64),
     /// Content.
     Data(Arc<Stage>, u64, Held),
     /// Ranges of the base: where to, where from, how many bytes; and the credit they took.
@@ -39,6 +42,15 @@ pub(super) fn run(ground: Option<&Ground>, pieces: &Receiver<Piece>, outbox: &Ar
             Piece::Open(stage, hint, size) => {
                 if let Some(ground) = ground {
                     say(outbox, &stage, open(ground, &stage, &hint, size));
+                }
+                stage.finished_one();
+            }
+            Piece::Resume(stage, path, size) => {
+                if let Some(ground) = ground {
+                    let kept = resume(ground, &stage, &path, size);
+                    let size = *kept.as_ref().unwrap_or(&0);
+                    outbox.say(Message::Kept { stage: stage.id, size });
+                    say(outbox, &stage, kept.map(|_| ()));
                 }
                 stage.finished_one();
             }
@@ -74,14 +86,27 @@ fn say(outbox: &Outbox, stage: &Stage, done: Result<(), Trouble>) {
 
 /// Opens a stage where it will probably be wanted; opens that directory up if need be.
 fn open(ground: &Ground, stage: &Stage, hint: &RelPath, size: u64) -> Result<(), Trouble> {
+    near(ground, hint, |dir| stage.open(&ground.names, dir, hint, size))
+}
+
+/// Goes on with a stage: how much of it there is.
+fn resume(ground: &Ground, stage: &Stage, path: &RelPath, size: u64) -> Result<u64, Trouble> {
+    let hint = path.parent().unwrap_or_default();
+    near(ground, &hint, |dir| stage.resume(&ground.names, dir, path, size))
+}
+
+fn near<T>(
+    ground: &Ground,
+    hint: &RelPath,
+    open: impl Fn(Result<Arc<OwnedFd>, Errno>) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
     let fault = ground.fault(Call::Create, hint);
-    let dir = fault.and_then(|()| ground.nearest(hint));
-    match stage.open(&ground.names, dir, hint, size) {
+    match open(fault.and_then(|()| ground.nearest(hint))) {
         Err(trouble)
             if trouble.errno == Errno::ACCESS.raw_os_error()
                 && ground.opened.open_up(&ground.root, hint.as_bytes()) =>
         {
-            stage.open(&ground.names, ground.nearest(hint), hint, size)
+            open(ground.nearest(hint))
         }
         done => done,
     }

@@ -19,7 +19,7 @@ use crate::apply::Ground;
 use crate::fault::Call;
 use crate::order::Fuse;
 use crate::outbox::Outbox;
-use crate::stage::{Base, STEP, Stage, chains_of};
+use crate::stage::{Base, STEP, Stage, chains_of, fill};
 
 /// What the reader of bases is told.
 pub(super) enum Sought {
@@ -167,9 +167,22 @@ impl Reading<'_> {
     fn step(&self, turn: &mut Turn, buffer: &mut Vec<u8>) -> Step {
         let Turn { stage, open } = turn;
         let Some(open) = open.front_mut() else { return Step::Answered };
-        let base = stage.base(self.stop).filter(|base| fits(&open.question, base.size()));
-        let Some(base) = base else { return self.unanswered(stage) };
-        if open.question.how == SumHow::Same {
+        let base = match open.question.how {
+            SumHow::Kept => None,
+            SumHow::Same | SumHow::Search => match stage.base(self.stop) {
+                None => return self.unanswered(stage),
+                base => base,
+            },
+        };
+        let size = match &base {
+            Some(base) => Some(base.size()),
+            None => stage.kept().map(|(_, size)| size),
+        };
+        if !size.is_some_and(|size| fits(&open.question, size)) {
+            return self.unanswered(stage);
+        }
+        let base = base.as_deref();
+        if let (SumHow::Same, Some(base)) = (open.question.how, base) {
             base.keep(open.question.block);
         }
         let mut read = 0;
@@ -184,7 +197,7 @@ impl Reading<'_> {
             }
             let rest = len - open.done;
             let step = rest.min((STEP as u64).max(u64::from(open.question.block)));
-            match self.sums(stage, &base, open, start + open.done, step, buffer) {
+            match self.sums(stage, base, open, start + open.done, step, buffer) {
                 Ok(()) => {}
                 Err(Unread::Gone) if self.stop.load(Ordering::Relaxed) => return Step::Over,
                 Err(Unread::Gone) => return Step::More,
@@ -210,7 +223,7 @@ impl Reading<'_> {
     fn sums(
         &self,
         stage: &Stage,
-        base: &Base,
+        base: Option<&Base>,
         open: &mut Open,
         at: u64,
         len: u64,
@@ -220,18 +233,24 @@ impl Reading<'_> {
             if stage.is_over() || self.stop.load(Ordering::Relaxed) {
                 return Err(Unread::Gone);
             }
-            let fault = |ground: &Ground| ground.fault(Call::Read, &base.path);
-            self.ground
-                .map_or(Err(Errno::IO), fault)
-                .and_then(|()| base.read(at, into))
-                .map_err(|_| Unread::Base)
+            let known = |ground: &Ground| match base {
+                Some(base) => {
+                    ground.fault(Call::Read, &base.path).and_then(|()| base.read(at, into))
+                }
+                None => stage.kept().map_or(Err(Errno::IO), |(file, _)| fill(file, at, into)),
+            };
+            self.ground.map_or(Err(Errno::IO), known).map_err(|_| Unread::Base)
         };
         let block = open.question.block;
         match open.question.how {
-            SumHow::Same => chains_of(block, at..at + len, buffer, read, |range, chain| {
-                open.sums.extend_from_slice(&short(&chain));
-                base.learn(&range, chain);
-            }),
+            SumHow::Same | SumHow::Kept => {
+                chains_of(block, at..at + len, buffer, read, |range, chain| {
+                    open.sums.extend_from_slice(&short(&chain));
+                    if let Some(base) = base {
+                        base.learn(&range, chain);
+                    }
+                })
+            }
             SumHow::Search => {
                 buffer.resize(len as usize, 0);
                 read(at, buffer)?;

@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lsync_protocol::message::{Hash, MAX_ASKS, Trouble};
@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     waiting: Mutex<usize>,
     written: Condvar,
     pub(super) content: Mutex<Content>,
+    /// What a former link left of it, and up to where.
+    kept: OnceLock<(OwnedFd, u64)>,
     based: Mutex<Based>,
     opened: Condvar,
     /// Bytes of a block that sums at the same offset were asked for; 0 before.
@@ -88,6 +90,7 @@ impl Stage {
             waiting: Mutex::new(0),
             written: Condvar::new(),
             content: Mutex::new(Content::None),
+            kept: OnceLock::new(),
             based: Mutex::new(Based::No),
             opened: Condvar::new(),
             block: AtomicU32::new(0),
@@ -134,6 +137,48 @@ impl Stage {
         };
         *self.content.lock().unwrap_or_else(PoisonError::into_inner) = content;
         done
+    }
+
+    /// Goes on with the temporary file that a former link may have left for this path: how much there
+    /// is.
+    pub(crate) fn resume(
+        &self,
+        names: &Arc<Names>,
+        dir: Result<Arc<OwnedFd>, Errno>,
+        path: &RelPath,
+        size: u64,
+    ) -> Result<u64, Trouble> {
+        let opened = dir.and_then(|dir| Fresh::resumed(names, &dir, path)).and_then(|opened| {
+            let (fresh, file, kept) = opened;
+            let again = rustix::io::fcntl_dupfd_cloexec(&file, 0)?;
+            Ok((fresh, file, kept, again))
+        });
+        let (content, done) = match opened {
+            Ok((fresh, file, kept, again)) => {
+                if kept > 0 {
+                    // Nobody else sets it.
+                    let _ = self.kept.set((again, kept));
+                }
+                let here = Here {
+                    fresh,
+                    file,
+                    hint: path.parent().unwrap_or_default(),
+                    running: (kept == 0).then(|| Running::new(size)),
+                    end: kept,
+                    copies: Copies::default(),
+                    base: None,
+                };
+                (Content::Here(Box::new(here)), Ok(kept))
+            }
+            Err(error) => (Content::Failed(trouble(error)), Err(trouble(error))),
+        };
+        *self.content.lock().unwrap_or_else(PoisonError::into_inner) = content;
+        done
+    }
+
+    /// What a former link left of it, and up to where.
+    pub(crate) fn kept(&self) -> Option<(&OwnedFd, u64)> {
+        self.kept.get().map(|(file, size)| (file, *size))
     }
 
     /// It gets a base, the first one or another where nothing was found. `false`: it has one.

@@ -130,7 +130,8 @@ fn no_more_questions_and_copies_than_agreed() {
     for _ in 0..=MAX_ASKS {
         peer.try_send(&ask, b"");
     }
-    assert_eq!(peer.ended().unwrap_err().to_string(), "more than 4 questions for sums of a stage");
+    let why = format!("more than {MAX_ASKS} questions for sums of a stage");
+    assert_eq!(peer.ended().unwrap_err().to_string(), why);
 
     let mut peer = world.connect();
     begin(&mut peer);

@@ -13,6 +13,8 @@ use super::locked;
 pub(super) enum Said {
     /// There is one of this size, or none; and whether it is the version that was named.
     Is(Option<u64>, bool),
+    /// So much of the stage's content was left by a former link.
+    Kept(u64),
     /// The next sums.
     Sums(Vec<u8>),
     /// It cannot be read any more.
@@ -23,6 +25,7 @@ pub(super) enum Said {
 struct Asked {
     to: mpsc::UnboundedSender<Said>,
     is: bool,
+    kept: bool,
     /// Bytes of sums that were asked for and did not come yet.
     sums: u64,
 }
@@ -32,10 +35,11 @@ struct Asked {
 pub(super) struct Bases(Mutex<HashMap<u32, Asked>>);
 
 impl Bases {
-    /// The base of this stage is asked for: what is said of it, from now on.
-    pub(super) fn ask(&self, stage: u32) -> mpsc::UnboundedReceiver<Said> {
+    /// The base of this stage is asked for, or what a former link left of it: what is said of it, from
+    /// now on.
+    pub(super) fn ask(&self, stage: u32, kept: bool) -> mpsc::UnboundedReceiver<Said> {
         let (to, said) = mpsc::unbounded_channel();
-        locked(&self.0).insert(stage, Asked { to, is: true, sums: 0 });
+        locked(&self.0).insert(stage, Asked { to, is: true, kept, sums: 0 });
         said
     }
 
@@ -67,6 +71,16 @@ impl Bases {
         Ok(())
     }
 
+    pub(super) fn kept(&self, stage: u32, size: u64) -> Result<(), &'static str> {
+        if let Some(asked) = locked(&self.0).get_mut(&stage) {
+            if !std::mem::take(&mut asked.kept) {
+                return Err("a content not asked for");
+            }
+            let _ = asked.to.send(Said::Kept(size));
+        }
+        Ok(())
+    }
+
     pub(super) fn sums(&self, stage: u32, sums: Vec<u8>) -> Result<(), &'static str> {
         if let Some(asked) = locked(&self.0).get_mut(&stage) {
             let said = if sums.is_empty() {
@@ -90,10 +104,11 @@ mod tests {
     #[test]
     fn only_what_was_asked_is_taken() {
         let bases = Bases::default();
-        let mut said = bases.ask(3);
+        let mut said = bases.ask(3, false);
         assert!(bases.sums(3, vec![0; 1]).is_err());
         assert!(bases.is(3, Some(5), false).is_ok());
         assert!(bases.is(3, Some(5), false).is_err(), "twice");
+        assert!(bases.kept(3, 5).is_err());
         bases.expect(3, 10);
         assert!(bases.sums(3, vec![0; 6]).is_ok());
         assert!(bases.sums(3, vec![0; 5]).is_err(), "more than asked");

@@ -213,6 +213,10 @@ fn take(
             shared.bases.is(stage, size, known)?;
             None
         }
+        Message::Kept { stage, size } => {
+            shared.bases.kept(stage, size)?;
+            None
+        }
         Message::Sums { stage, sums } => {
             shared.bases.sums(stage, sums)?;
             None

@@ -207,6 +207,12 @@ impl Lane {
         self.say(&Message::Open { stage: self.stage, hint, size }).await
     }
 
+    /// Opens the stage for what a former link may have left a part of.
+    async fn resume_stage(&self, path: &RelPath, size: u64) -> Result<(), Stopped> {
+        self.open.store(true, Ordering::Relaxed);
+        self.say(&Message::Resume { stage: self.stage, path: path.clone(), size }).await
+    }
+
     /// Gives the stage up, if it is open. Answers for it may still be on their way: what follows has
     /// another number.
     async fn close_stage(&mut self) -> Result<(), Stopped> {
@@ -347,16 +353,23 @@ async fn all_of(
     let began = now();
     let reader = lane.open(&file.path, version.as_ref().map(|(_, known)| known)).await?;
     let size = reader.entry().size;
-    lane.open_stage(&file.path, size).await?;
+    // What came out wrong goes whole and anew.
+    let whole = locked(&shared.whole).remove(&file.path);
     // What only moved costs nothing but the sums: that is worth it for a smaller file as well.
     let moved = file.bases.first().is_some_and(|base| *base != file.path);
-    let may_have_base = (version.is_some() || !file.bases.is_empty())
-        && shared.far
-        && (moved || size >= delta::SMALLEST)
-        && !locked(&shared.whole).remove(&file.path);
-    let delta = match may_have_base {
-        true => delta::bring(lane, file, reader, version).await?,
-        false => Err(reader),
+    let bases = match shared.far && !whole && (moved || size >= delta::SMALLEST) {
+        true => &file.bases[..],
+        false => &[],
+    };
+    let version = version.filter(|_| shared.far && !whole);
+    // What a former link left of it is worth a question too; with a version there was none.
+    let resume = shared.far && !whole && version.is_none() && size >= delta::RESUMED;
+    let delta = match resume || version.is_some() || !bases.is_empty() {
+        true => delta::bring(lane, &file.path, bases, resume, reader, version).await?,
+        false => {
+            lane.open_stage(&file.path, size).await?;
+            Err(reader)
+        }
     };
     let ((reader, settled), from_base) = match delta {
         Ok(brought) => (brought, true),

@@ -18,7 +18,7 @@ use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, OpId, SumHow};
 use lsync_protocol::path::RelPath;
 use tokio::sync::mpsc;
 
-use super::{Lane, Large, Stopped, blocking};
+use super::{Lane, Stopped, blocking};
 use crate::carrier::agent::base::Said;
 use crate::carrier::agent::versions::Version;
 
@@ -30,6 +30,8 @@ use hunt::Hunt;
 
 /// A smaller file is not worth the round trip.
 pub(super) const SMALLEST: u64 = 256 * 1024;
+/// Of a smaller one nobody asks what a former link left.
+pub(super) const RESUMED: u64 = 8 << 20;
 /// So much is hashed and compared at a time.
 const SEGMENT: u64 = 32 << 20;
 /// So many segments are asked ahead of what is compared.
@@ -64,30 +66,48 @@ fn bytes(ranges: &Ranges) -> u64 {
     ranges.iter().map(|(_, len)| len).sum()
 }
 
-/// Brings a file over the first of its bases that is a file on the target; gives it back when there
-/// is nothing of use.
+/// Brings a file over the first of these names that is a file on the target, and over what a former
+/// link left of it; gives it back when there is nothing of use.
 ///
 /// If a version whose blocks are known stands at its path, nobody is asked what they are, and nothing
 /// waits for the answer whether it does.
 pub(super) async fn bring(
     lane: &Lane,
-    file: &Large,
+    path: &RelPath,
+    bases: &[RelPath],
+    resume: bool,
     reader: FileReader,
     version: Option<(OpId, Version)>,
 ) -> Result<Result<(FileReader, bool), FileReader>, Stopped> {
-    let said = lane.shared.bases.ask(lane.stage);
+    let said = lane.shared.bases.ask(lane.stage, resume);
     let version = version.filter(|(_, known)| known.block == reader.block());
     let mut base = Base { lane, said, sums: VecDeque::new(), size: 0, version };
+    let mut kept = 0;
+    let size = reader.entry().size;
+    if resume {
+        lane.resume_stage(path, size).await?;
+        match base.said.recv().await {
+            Some(Said::Kept(size)) => kept = size,
+            Some(_) => {}
+            None => return Err(Stopped::Link),
+        }
+    } else {
+        lane.open_stage(path, size).await?;
+    }
     if let Some((id, known)) = &base.version {
         base.size = known.size;
-        let (stage, path) = (lane.stage, file.path.clone());
+        let (stage, path) = (lane.stage, path.clone());
         lane.say(&Message::Base { stage, path, version: Some(*id) }).await?;
-    } else if !base.first_of(&file.bases).await? {
-        return Ok(Err(reader));
+    } else if !base.first_of(bases).await? {
+        base.size = 0;
+        if kept == 0 {
+            return Ok(Err(reader));
+        }
     }
-    let (reader, left) = base.same(reader).await?;
+    let (reader, have) = base.kept(reader, kept).await?;
+    let (reader, left) = base.same(reader, &have).await?;
     let index = base.index(left.search).await?;
-    let reader = hunt(lane, reader, &left.new, index).await?;
+    let reader = hunt(lane, reader, &left.new, index, kept).await?;
     base.heard()?;
     passes(lane, reader, left.new).await.map(Ok)
 }
@@ -122,7 +142,7 @@ impl Base<'_> {
     async fn first_of(&mut self, names: &[RelPath]) -> Result<bool, Stopped> {
         for (at, path) in names.iter().enumerate() {
             if at > 0 {
-                self.said = self.lane.shared.bases.ask(self.lane.stage);
+                self.said = self.lane.shared.bases.ask(self.lane.stage, false);
             }
             let stage = self.lane.stage;
             self.lane.say(&Message::Base { stage, path: path.clone(), version: None }).await?;
@@ -141,7 +161,7 @@ impl Base<'_> {
 
     async fn ask(&self, how: SumHow, block: u32, ranges: Ranges) -> Result<(), Stopped> {
         let size = match how {
-            SumHow::Same => size_of::<Short>(),
+            SumHow::Same | SumHow::Kept => size_of::<Short>(),
             SumHow::Search => SUM,
         };
         let blocks: u64 = ranges.iter().map(|(_, len)| len.div_ceil(u64::from(block))).sum();
@@ -157,6 +177,7 @@ impl Base<'_> {
                 Some(Said::Sums(sums)) => self.sums.extend(sums),
                 Some(Said::Gone) => return Ok(None),
                 Some(Said::Is(_, known)) => self.is(known)?,
+                Some(Said::Kept(_)) => {}
                 None => return Err(Stopped::Link),
             }
         }
@@ -182,8 +203,45 @@ impl Base<'_> {
         }
     }
 
-    /// Hashes the file and copies what stands at its place.
-    async fn same(&mut self, mut reader: FileReader) -> Result<(FileReader, Left), Stopped> {
+    /// Hashes the file where a former link left some of it: which blocks need not be brought again.
+    async fn kept(
+        &mut self,
+        mut reader: FileReader,
+        kept: u64,
+    ) -> Result<(FileReader, Vec<bool>), Stopped> {
+        let (size, length) = (reader.entry().size, u64::from(reader.block()));
+        let segment = (SEGMENT / length).max(1);
+        let common = if size == kept { size } else { size.min(kept) / length * length };
+        let common_blocks = common.div_ceil(length);
+        let mut have = Vec::new();
+        let (mut asked, mut index) = (0, 0);
+        while index < common_blocks {
+            self.lane.go_on()?;
+            while asked < common_blocks && asked < index + AHEAD * segment {
+                let count = segment.min(common_blocks - asked);
+                let at = asked * length;
+                let len = (count * length).min(common - at);
+                self.ask(SumHow::Kept, reader.block(), vec![(at, len)]).await?;
+                asked += count;
+            }
+            let count = segment.min(common_blocks - index);
+            reader = read_to(reader, (index + count) * length).await?;
+            // It cannot be read any more: the rest has to be brought.
+            let Some(sums) = self.next(count as usize * size_of::<Short>()).await? else { break };
+            let chains = reader.chains().iter().skip(index as usize);
+            let sums = sums.chunks_exact(size_of::<Short>());
+            have.extend(chains.zip(sums).map(|(chain, sum)| sum == short(chain)));
+            index += count;
+        }
+        Ok((reader, have))
+    }
+
+    /// Hashes the file and copies what stands at its place, but for what is in the stage already.
+    async fn same(
+        &mut self,
+        mut reader: FileReader,
+        have: &[bool],
+    ) -> Result<(FileReader, Left), Stopped> {
         let (size, length) = (reader.entry().size, u64::from(reader.block()));
         let segment = (SEGMENT / length).max(1);
         // A short block at the end is one of the base's only where the base ends as well.
@@ -208,12 +266,7 @@ impl Base<'_> {
                 asked += count;
             }
             let count = segment.min(blocks - index);
-            let end = (index + count) * length;
-            reader = blocking(move || {
-                while reader.read_on()?.is_some_and(|range| range.end < end) {}
-                Ok(reader)
-            })
-            .await?;
+            reader = read_to(reader, (index + count) * length).await?;
             let known = asked.saturating_sub(index).min(count) as usize;
             let sums = match &version {
                 Some(chains) => {
@@ -235,7 +288,10 @@ impl Base<'_> {
             for (chain, index) in chains.iter().zip(index..) {
                 let at = index * length;
                 let len = length.min(size - at);
-                if sums.next().is_some_and(|sum| sum == short(chain)) {
+                let same = sums.next().is_some_and(|sum| sum == short(chain));
+                if have.get(index as usize) == Some(&true) {
+                    equal += len;
+                } else if same {
                     equal += len;
                     copies.push(at, at, len);
                 } else {
@@ -308,14 +364,28 @@ impl Base<'_> {
     }
 }
 
-/// Looks for what is left, and sends what is nowhere.
+/// Reads up to there, unless it was.
+async fn read_to(mut reader: FileReader, end: u64) -> Result<FileReader, Stopped> {
+    blocking(move || {
+        while reader.chains().len() as u64 * u64::from(reader.block()) < end {
+            if reader.read_on()?.is_none() {
+                break;
+            }
+        }
+        Ok(reader)
+    })
+    .await
+}
+
+/// Looks for what is left, and sends what is nowhere; zeros too, where something was kept.
 async fn hunt(
     lane: &Lane,
     reader: FileReader,
     left: &Ranges,
     index: Option<(u32, Arc<Index>)>,
+    kept: u64,
 ) -> Result<FileReader, Stopped> {
-    let mut hunt = Hunt::new(reader, left.clone(), index, lane.shared.key);
+    let mut hunt = Hunt::new(reader, left.clone(), index, lane.shared.key, kept);
     let mut copies = Copies::default();
     loop {
         lane.go_on()?;

@@ -24,6 +24,8 @@ pub(super) struct Hunt {
     ranges: VecDeque<(u64, u64)>,
     index: Option<Arc<Index>>,
     key: [u8; 32],
+    /// Up to here the stage may have something else than zeros.
+    kept: u64,
     looked: u64,
     found: u64,
     window_size: u64,
@@ -47,6 +49,7 @@ impl Hunt {
         ranges: Ranges,
         index: Option<(u32, Arc<Index>)>,
         key: [u8; 32],
+        kept: u64,
     ) -> Hunt {
         let (block, index) = index.unzip();
         Hunt {
@@ -54,6 +57,7 @@ impl Hunt {
             ranges: ranges.into(),
             index,
             key,
+            kept,
             looked: 0,
             found: 0,
             window_size: WINDOW.max(2 * u64::from(block.unwrap_or(0))),
@@ -83,9 +87,11 @@ impl Hunt {
                 break;
             };
             // Where nothing was written a stage reads as zeros.
-            let Some((from, to)) = self.reader.data(at, at + len)? else {
-                continue;
+            let data = match at < self.kept {
+                true => Some((at, at + len)),
+                false => self.reader.data(at, at + len)?,
             };
+            let Some((from, to)) = data else { continue };
             let (at, len) = (from, at + len - from);
             let size = (to - from).min(self.window_size) as usize;
             let mut window = std::mem::take(&mut self.window);
