@@ -36,8 +36,9 @@ use sums::Sought;
 
 /// Bytes of operations and their contents that may be on the way.
 pub const SMALL_CREDIT: u32 = 4 << 20;
-/// Bytes of stages' content that may be on the way.
-pub const BULK_CREDIT: u32 = 8 << 20;
+/// Bytes of stages' content that may be on the way. So much is for long ways alone: the source
+/// has no more on the way than the link carries in a round trip or two.
+pub const BULK_CREDIT: u32 = 64 << 20;
 
 /// How to serve.
 #[derive(Clone)]

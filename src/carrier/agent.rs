@@ -15,10 +15,11 @@ mod pace;
 mod squeeze;
 mod transfer;
 mod versions;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Digest;
@@ -31,6 +32,7 @@ use tokio::task::JoinSet;
 use self::limit::Limit;
 use self::outgoing::Queues;
 use self::squeeze::Squeeze;
+use self::window::Window;
 use super::{Carried, Carrier};
 use crate::config::Compress;
 use crate::plan::Planned;
@@ -46,8 +48,12 @@ struct Shared {
     small: Semaphore,
     /// All of `small`: no single cost may be over it.
     small_all: u32,
-    /// Bytes of stages' content that may be on the way.
+    /// Bytes of stages' content that may be on the way or with the agent and not on its disk.
     bulk: Semaphore,
+    /// All of `bulk`: more where the way is long.
+    bulk_all: AtomicUsize,
+    /// Bytes on the way that have not arrived: what a small change has to wait for.
+    window: Window,
     /// Listings that were asked and not answered.
     asked: Mutex<HashSet<u32>>,
     /// Operations whose content is being brought, or is to be, by a transfer of its own.
@@ -78,7 +84,8 @@ struct Shared {
     deltas: Mutex<BTreeMap<OpId, RelPath>>,
     /// Files that came out wrong by a delta: the next time they go whole.
     whole: Mutex<BTreeSet<RelPath>>,
-    /// The most bytes of a large file's content in one frame: fewer with a limit.
+    /// The most bytes of a large file's content in one frame: fewer with a limit, or if the
+    /// window says so.
     piece: usize,
     /// Which content is compressed.
     squeeze: Squeeze,
@@ -97,6 +104,13 @@ impl Shared {
     /// many bytes: 256 KiB, fewer with a limit.
     fn together(&self) -> usize {
         2 * self.piece
+    }
+
+    /// More content may be on the way where the window has grown so far. One task calls this.
+    fn widen(&self) {
+        let room = self.window.room() as usize;
+        let before = self.bulk_all.fetch_max(room, Ordering::Relaxed);
+        self.bulk.add_permits(room.saturating_sub(before));
     }
 }
 
@@ -180,11 +194,16 @@ impl AgentCarrier {
         let Greeted { link, welcome, key } = greeted;
         // Whatever it grants, no more than we care to have on the way.
         let small_all = welcome.small.clamp(1, 16 << 20);
+        let bulk_most = welcome.bulk.clamp(PIECE as u32, 64 << 20);
+        let window = Window::new(!link.near, bulk_most.into());
+        let bulk_all = window.room() as usize;
         let shared = Arc::new(Shared {
             source,
             small: Semaphore::new(small_all as usize),
             small_all,
-            bulk: Semaphore::new(welcome.bulk.clamp(PIECE as u32, 64 << 20) as usize),
+            bulk: Semaphore::new(bulk_all),
+            bulk_all: AtomicUsize::new(bulk_all),
+            window,
             asked: Mutex::default(),
             bringing: Mutex::default(),
             cancelled: Mutex::default(),

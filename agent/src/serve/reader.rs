@@ -64,8 +64,9 @@ pub(super) struct Doors {
     pub(super) ended: Box<dyn Fn() + Send>,
 }
 
-/// How many bytes of messages may be held before nothing more is read.
-const HELD: usize = 64 << 20;
+/// How many bytes of messages may be held before nothing more is read. All content that may be on
+/// the way is less: an operation does not wait for a disk to take it.
+const HELD: usize = BULK_CREDIT as usize + (16 << 20);
 
 /// How many stages may exist, those among them whose commit is not yet done.
 const STAGES_HELD: usize = 2 * MAX_STAGES;

@@ -201,7 +201,7 @@ fn take(
             Some(Carried::Acked { done, outcomes })
         }
         Message::Credit { bulk } => {
-            give(&shared.bulk, bulk, 64 << 20);
+            give(&shared.bulk, bulk, shared.bulk_all.load(Ordering::Relaxed));
             shared.squeeze.arrived(bulk);
             None
         }
@@ -228,7 +228,11 @@ fn take(
             let _ = answers.send(pong);
             None
         }
-        Message::Pong(_) => None,
+        Message::Pong(number) => {
+            shared.window.arrived(number);
+            shared.widen();
+            None
+        }
         _ => return Err("a message that only a source sends"),
     })
 }

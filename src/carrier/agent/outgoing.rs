@@ -1,9 +1,10 @@
-//! Writing the link: small frames before bulk ones, and many in one write, within the limit.
+//! Writing the link: small frames before bulk ones, and many in one write, within the limit and
+//! the window.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lsync_protocol::frame::HEADER;
+use lsync_protocol::frame::{self, HEADER};
 use lsync_protocol::message::Message;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +53,7 @@ pub(super) async fn write(
     while !end {
         let mut written = Vec::new();
         let (wait, wait_bulk) = (limit.urgent(), limit.bulk());
+        let open = shared.window.is_open();
         let soonest = match &held {
             Some(_) if wait_bulk.is_zero() => wait,
             Some(_) => wait.min(wait_bulk),
@@ -60,7 +62,8 @@ pub(super) async fn write(
         if let Some(frame) = held.take_if(|_| wait.is_zero()) {
             add(&frame, &mut out, &mut limit);
         } else {
-            if soonest.is_zero() {
+            // Not for content while the window is shut.
+            if soonest.is_zero() && open {
                 watch.waits();
             }
             tokio::select! {
@@ -77,7 +80,7 @@ pub(super) async fn write(
                     Some(frame) => add(&frame, &mut out, &mut limit),
                     None => break,
                 },
-                Some(bulk) = bulk_queue.recv(), if wait_bulk.is_zero() => {
+                Some(bulk) = bulk_queue.recv(), if open && wait_bulk.is_zero() => {
                     let mut next = Some(bulk);
                     while let Some(bulk) = next.take() {
                         limit.charge_bulk(bulk.frame.len());
@@ -95,6 +98,7 @@ pub(super) async fn write(
                     }
                 }
                 () = tokio::time::sleep(soonest), if !soonest.is_zero() => continue,
+                () = shared.window.changed(), if !open => continue,
             }
             watch.goes_on();
         }
@@ -108,19 +112,26 @@ pub(super) async fn write(
                 Err(_) => break,
             }
         }
-        let mut sent = out.len();
+        let mut sent = out.len() + large.as_ref().map_or(0, |bulk| bulk.frame.len());
+        let ping = shared.window.leaves(sent);
+        if let Some(bulk) = large.take() {
+            if link.write_all(&out).await.is_err() || link.write_all(&bulk.frame).await.is_err() {
+                return;
+            }
+            out.clear();
+            shared.spare(bulk.frame);
+            written.extend(bulk.written);
+        }
+        if let Some(number) = ping {
+            let before = out.len();
+            frame::encode(&Message::Ping(number), 0, &mut out);
+            limit.charge_bulk(out.len() - before);
+            sent += out.len() - before;
+        }
         if link.write_all(&out).await.is_err() {
             return;
         }
         out.clear();
-        if let Some(bulk) = large.take() {
-            sent += bulk.frame.len();
-            if link.write_all(&bulk.frame).await.is_err() {
-                return;
-            }
-            shared.spare(bulk.frame);
-            written.extend(bulk.written);
-        }
         if link.flush().await.is_err() {
             return;
         }
@@ -141,7 +152,7 @@ fn add(frame: &[u8], out: &mut Vec<u8>, limit: &mut Limit) {
 
 impl Shared {
     /// Frames with a piece of content that stands at `offset`, and the bytes of content in each: one
-    /// frame, unless the link's limit wants smaller ones.
+    /// frame, unless the link is slow, or its limit low.
     pub(super) fn content(
         &self,
         stage: u32,
@@ -149,9 +160,10 @@ impl Shared {
         mut piece: &[u8],
         grain: &Grain,
     ) -> Vec<(Vec<u8>, u32)> {
+        let most = self.piece.min(self.window.piece());
         let mut frames = Vec::with_capacity(1);
         while !piece.is_empty() {
-            let (part, rest) = piece.split_at(grain.stretch(self.piece).min(piece.len()));
+            let (part, rest) = piece.split_at(grain.stretch(most).min(piece.len()));
             let mut bytes = self.buffer();
             self.squeeze.frame(&Message::Data { stage, offset }, part, grain, &mut bytes);
             frames.push((bytes, part.len() as u32));
@@ -272,12 +284,19 @@ mod tests {
 
         /// The next frame, and the milliseconds since the start when it came.
         async fn next(&mut self) -> (u128, Frame) {
-            let mut header = [0; HEADER];
-            self.link.read_exact(&mut header).await.unwrap();
-            let header = Header::decode(&header).unwrap();
-            let mut body = vec![0; header.length];
-            self.link.read_exact(&mut body).await.unwrap();
-            (self.start.elapsed().as_millis(), Frame::decode(header, body).unwrap())
+            loop {
+                let mut header = [0; HEADER];
+                self.link.read_exact(&mut header).await.unwrap();
+                let header = Header::decode(&header).unwrap();
+                let mut body = vec![0; header.length];
+                self.link.read_exact(&mut body).await.unwrap();
+                let frame = Frame::decode(header, body).unwrap();
+                // How fast the link is: answered as an agent does.
+                let Message::Ping(number) = frame.message else {
+                    return (self.start.elapsed().as_millis(), frame);
+                };
+                self.say(&Message::Pong(number)).await;
+            }
         }
 
         /// [`Far::next`] that is not content of a large file.
