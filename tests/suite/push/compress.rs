@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::relay::Relay;
 use super::super::tree::{noise, set_mtime};
@@ -37,7 +38,13 @@ impl Counted {
     /// `rate`: bytes a second that the way carries.
     fn new(rate: Option<u64>) -> Counted {
         let stage = Stage::new(Way::Ssh);
-        let relay = Relay::with(stage.world().port(), rate).unwrap();
+        let slow = |rate| Slow { rate, delay: Duration::ZERO };
+        let port = stage.world().port();
+        let relay = match rate {
+            Some(rate) => Relay::slow(port, slow(rate)),
+            None => Relay::new(port),
+        }
+        .unwrap();
         let (port, world) = (relay.port(), stage.world());
         world.write_known_hosts(&format!("[127.0.0.1]:{port} {}\n", world.host_key()));
         world.write_ssh_config(&format!(
