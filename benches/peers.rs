@@ -18,8 +18,12 @@ use std::process::ExitCode;
 mod account;
 #[path = "peers/arena.rs"]
 mod arena;
+#[path = "peers/busy.rs"]
+mod busy;
 #[path = "peers/copy.rs"]
 mod copy;
+#[path = "peers/events.rs"]
+mod events;
 #[path = "peers/live.rs"]
 mod live;
 #[path = "peers/page.rs"]
@@ -27,7 +31,7 @@ mod page;
 #[path = "peers/plot.rs"]
 mod plot;
 #[path = "../tests/suite/relay.rs"]
-#[allow(unreachable_pub, reason = "written for the tests, where it is seen by others")]
+#[allow(unreachable_pub, dead_code, reason = "written for the tests, where all of it is used")]
 mod relay;
 #[path = "peers/text.rs"]
 mod text;
@@ -48,15 +52,15 @@ fn main() -> ExitCode {
     let mut amounts = Amounts::FULL;
     let mut wanted = Vec::new();
     for word in std::env::args().skip(1) {
-        let known = word == LATENCY || works::WORKS.iter().any(|work| work.key == word);
+        let known = keys().any(|key| key == word);
         match word.as_str() {
             // Cargo says so by itself.
             "--bench" => {}
             "--quick" => amounts = Amounts::QUICK,
             _ if known => wanted.push(word),
             _ => {
-                let keys: Vec<&str> = works::WORKS.iter().map(|work| work.key).collect();
-                eprintln!("peers: no row '{word}'; there are {LATENCY} {}", keys.join(" "));
+                let keys: Vec<&str> = keys().collect();
+                eprintln!("peers: no row '{word}'; there are {}", keys.join(" "));
                 return ExitCode::from(2);
             }
         }
@@ -74,18 +78,36 @@ fn main() -> ExitCode {
         eprintln!("{LATENCY}");
         live::measure(&arena)
     });
+    let busy = chosen(busy::BUSY).then(|| {
+        eprintln!("{}", busy::BUSY);
+        busy::measure(&arena)
+    });
+    let busy = busy.unwrap_or_default();
+    let mut happened = Vec::new();
+    for event in events::EVENTS.iter().filter(|event| chosen(event.key)) {
+        eprintln!("{}", event.key);
+        happened.push(events::measure(&arena, event));
+    }
     let mut copies = Vec::new();
     for work in works::WORKS.iter().filter(|work| chosen(work.key)) {
         eprintln!("{}", work.key);
         copies.push(copy::measure(&arena, work));
     }
-    println!("{}", page::report(&arena, &copies, live.as_ref()));
-    if let Some(live) = live.filter(|_| wanted.is_empty() && !amounts.quick) {
-        if let Err(e) = page::write(&arena, &copies, &live) {
+    let all = page::All { copies, live, busy, happened };
+    println!("{}", page::report(&arena, &all));
+    if wanted.is_empty() && !amounts.quick {
+        if let Err(e) = page::write(&arena, &all) {
             eprintln!("peers: cannot write docs/performance.md: {e}");
             return ExitCode::FAILURE;
         }
         println!("written: docs/performance.md, docs/performance.svg");
     }
     ExitCode::SUCCESS
+}
+
+/// The words by which rows are chosen.
+fn keys() -> impl Iterator<Item = &'static str> {
+    let events = events::EVENTS.iter().map(|event| event.key);
+    let works = works::WORKS.iter().map(|work| work.key);
+    [LATENCY, busy::BUSY].into_iter().chain(events).chain(works)
 }

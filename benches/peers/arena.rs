@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::relay::Relay;
+use crate::relay::{MBIT_10, Relay};
 use crate::world::{self, HOST, World};
 
 /// The host's name by which a connection goes through the relay.
 const COUNTED: &str = "counted";
+/// And through one of 10 Mbit/s.
+pub(crate) const SLOW: &str = "slow";
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -23,17 +25,26 @@ pub(crate) struct Amounts {
     /// The same with Lsyncd 2 and a delay of a second.
     pub(crate) slow_changes: usize,
     pub(crate) idle_seconds: u64,
+    /// Changes while a large file is on its way.
+    pub(crate) busy_changes: usize,
+    /// Files that are written at once.
+    pub(crate) burst: usize,
+    /// Files in a directory that is renamed.
+    pub(crate) renamed: usize,
 }
 
 impl Amounts {
     pub(crate) const FULL: Amounts = Amounts {
         quick: false,
         runs: 4,
-        small_files: 50_000,
+        small_files: 30_000,
         large_bytes: 1 << 30,
         changes: 100,
         slow_changes: 30,
         idle_seconds: 20,
+        busy_changes: 100,
+        burst: 5_000,
+        renamed: 2_000,
     };
     pub(crate) const QUICK: Amounts = Amounts {
         quick: true,
@@ -43,6 +54,9 @@ impl Amounts {
         changes: 40,
         slow_changes: 5,
         idle_seconds: 5,
+        busy_changes: 20,
+        burst: 1_000,
+        renamed: 500,
     };
 }
 
@@ -89,13 +103,17 @@ impl Arena {
         }
         let world = World::new();
         let relay = Relay::new(world.port()).map_err(|e| format!("cannot listen: {e}"))?;
-        let counted = format!("[127.0.0.1]:{} {}\n", relay.port(), world.host_key());
-        world.write_known_hosts(&counted);
-        world.write_ssh_config(&format!(
-            "IdentityFile ~/.ssh/id_ed25519\n\nHost {COUNTED}\n  HostName 127.0.0.1\n  Port {}\n  User {}\n",
-            relay.port(),
-            world::user()
-        ));
+        let slow = Relay::slow(world.port(), MBIT_10).map_err(|e| format!("cannot listen: {e}"))?;
+        let (mut known, mut config) =
+            (String::new(), "IdentityFile ~/.ssh/id_ed25519\n".to_owned());
+        for (name, port) in [(COUNTED, relay.port()), (SLOW, slow.port())] {
+            known += &format!("[127.0.0.1]:{port} {}\n", world.host_key());
+            let user = world::user();
+            config +=
+                &format!("\nHost {name}\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n");
+        }
+        world.write_known_hosts(&known);
+        world.write_ssh_config(&config);
         Ok(Arena { world, relay, amounts, tmpfs, disk })
     }
 

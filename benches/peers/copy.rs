@@ -26,6 +26,8 @@ pub(crate) struct Work {
     pub(crate) before: fn(&Trees),
     /// Ours first.
     pub(crate) ways: &'static [Way],
+    /// The ratio of our time to a way's that is to be reached, by the way's name.
+    pub(crate) goals: &'static [(&'static str, f64)],
 }
 
 /// One way to do it.
@@ -48,6 +50,7 @@ pub(crate) struct Measured {
     pub(crate) title: String,
     pub(crate) about: &'static str,
     pub(crate) ways: Vec<WayMeasured>,
+    pub(crate) goals: &'static [(&'static str, f64)],
     /// Directories in the source.
     pub(crate) directories: u64,
 }
@@ -98,7 +101,7 @@ pub(crate) fn measure(arena: &Arena, work: &Work) -> Measured {
     }
     let directories = directories(&trees.source);
     std::fs::remove_dir_all(&dir).unwrap();
-    Measured { title: (work.title)(arena), about: work.about, ways, directories }
+    Measured { title: (work.title)(arena), about: work.about, ways, goals: work.goals, directories }
 }
 
 /// A first run that is not timed: it warms up, its bytes are counted, its memory is watched, and

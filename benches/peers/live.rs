@@ -33,7 +33,7 @@ struct Keeper {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum How {
+pub(crate) enum How {
     /// Our own.
     Push,
     /// rsync run after each change, as Lsyncd 2 does with no delay, without Lsyncd 2.
@@ -56,9 +56,14 @@ pub(crate) struct Kept {
 impl Kept {
     /// The time within which this part of the changes was there.
     pub(crate) fn percentile(&self, part: f64) -> f64 {
-        let at = (self.seconds.len() as f64 * part).ceil() as usize;
-        self.seconds[at.clamp(1, self.seconds.len()) - 1]
+        percentile(&self.seconds, part)
     }
+}
+
+/// Of sorted numbers, the one that this part of them does not exceed.
+pub(crate) fn percentile(sorted: &[f64], part: f64) -> f64 {
+    let at = (sorted.len() as f64 * part).ceil() as usize;
+    sorted[at.clamp(1, sorted.len()) - 1]
 }
 
 /// What was measured, and why something was not.
@@ -105,7 +110,7 @@ pub(crate) fn measure(arena: &Arena) -> Live {
 }
 
 /// Is Lsyncd 2 here? Its version.
-fn lsyncd_2() -> Result<String, String> {
+pub(crate) fn lsyncd_2() -> Result<String, String> {
     let missing = "Lsyncd 2 is not here (apt-get install lsyncd)".to_owned();
     let program = which("lsyncd").ok_or_else(|| missing.clone())?;
     let out = Command::new(program).arg("--version").output().map_err(|e| e.to_string())?;
@@ -127,7 +132,7 @@ fn keep(arena: &Arena, keeper: &Keeper) -> Kept {
         std::fs::write(trees.source.join(format!("f{file:02}")), random.bytes(SIZE)).unwrap();
     }
     settle(arena.sshd());
-    let mut process = start(arena, keeper.how, &trees);
+    let mut process = start(arena, keeper.how, &trees, Arena::host(false));
     let cpu = cpu_so_far();
     let mut seconds: Vec<f64> = (0..keeper.changes)
         .map(|change| {
@@ -165,8 +170,8 @@ fn keep(arena: &Arena, keeper: &Keeper) -> Kept {
 }
 
 /// Starts what keeps the mirror and waits until it does.
-fn start(arena: &Arena, how: How, trees: &Trees) -> Option<Child> {
-    let target = format!("{}:{}", Arena::host(false), trees.target.display());
+pub(crate) fn start(arena: &Arena, how: How, trees: &Trees, host: &str) -> Option<Child> {
+    let target = format!("{host}:{}", trees.target.display());
     match how {
         How::Rsync => {
             rsync(arena, trees);
@@ -252,7 +257,13 @@ fn per_change(arena: &Arena, trees: &Trees) -> Command {
 }
 
 /// Writes a file and waits until the target has it: seconds.
-fn one_change(arena: &Arena, how: How, trees: &Trees, name: &str, content: &[u8]) -> f64 {
+pub(crate) fn one_change(
+    arena: &Arena,
+    how: How,
+    trees: &Trees,
+    name: &str,
+    content: &[u8],
+) -> f64 {
     let ears = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
     let ears = ears.unwrap();
     let flags = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE;
@@ -306,7 +317,8 @@ fn at_rest(arena: &Arena, programs: &[&'static str]) -> Vec<(&'static str, Idle)
         .collect()
 }
 
-fn end(process: &mut Child) {
+/// Ends what kept a mirror.
+pub(crate) fn end(process: &mut Child) {
     if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
     }

@@ -5,8 +5,21 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::arena::Arena;
+use crate::busy::Busy;
 use crate::copy::{Measured, OURS, WayMeasured};
+use crate::events::Happened;
 use crate::live::Live;
+
+/// Everything that was measured.
+pub(crate) struct All {
+    pub(crate) copies: Vec<Measured>,
+    pub(crate) live: Option<Live>,
+    pub(crate) busy: Vec<Busy>,
+    pub(crate) happened: Vec<Happened>,
+}
+
+/// What a small file costs in system calls, counted by hand and explained.
+const CALLS: &str = include_str!("calls.md");
 
 /// A line of the table: our work beside a peer's.
 struct Row {
@@ -14,30 +27,48 @@ struct Row {
     ours: String,
     peer: String,
     ratio: f64,
+    /// What is to be reached.
+    goal: String,
     cpu: String,
 }
 
-fn rows(copies: &[Measured], live: Option<&Live>) -> Vec<Row> {
+fn rows(all: &All) -> Vec<Row> {
     let mut rows = Vec::new();
-    if let Some((ours, peers)) = live.and_then(|live| live.kept.split_first()) {
+    if let Some((ours, peers)) = all.live.as_ref().and_then(|live| live.kept.split_first()) {
         for peer in peers {
             rows.push(Row {
                 work: "1 KB change, p50".into(),
                 ours: seconds(ours.percentile(0.5)),
                 peer: format!("{} {}", seconds(peer.percentile(0.5)), peer.name),
                 ratio: ours.percentile(0.5) / peer.percentile(0.5),
+                goal: String::new(),
                 cpu: format!("{} / {}", seconds(ours.cpu), seconds(peer.cpu)),
             });
         }
     }
-    for copy in copies {
+    for event in &all.happened {
+        let Some((ours, peers)) = event.ways.split_first() else { continue };
+        for peer in peers {
+            rows.push(Row {
+                work: event.title.clone(),
+                ours: seconds(ours.best()),
+                peer: format!("{} {}", seconds(peer.best()), peer.name),
+                ratio: ours.best() / peer.best(),
+                goal: event.goal.to_owned(),
+                cpu: format!("{} / {}", seconds(ours.best_cpu()), seconds(peer.best_cpu())),
+            });
+        }
+    }
+    for copy in &all.copies {
         let Some((ours, peers)) = copy.ways.split_first() else { continue };
         for peer in peers {
+            let goal = copy.goals.iter().find(|(name, _)| *name == peer.name);
             rows.push(Row {
                 work: copy.title.clone(),
                 ours: seconds(ours.best()),
                 peer: format!("{} {}", seconds(peer.best()), peer.name),
                 ratio: ours.best() / peer.best(),
+                goal: goal.map_or(String::new(), |(_, goal)| format!("{goal:.2}")),
                 cpu: format!("{} / {}", seconds(ours.best_cpu()), seconds(peer.best_cpu())),
             });
         }
@@ -55,20 +86,20 @@ fn seconds(value: f64) -> String {
 }
 
 /// The table, as Markdown; it reads well on a terminal, too.
-fn table(copies: &[Measured], live: Option<&Live>) -> String {
-    let rows = rows(copies, live);
-    let cells: Vec<[String; 5]> = rows
-        .iter()
+fn table(all: &All) -> String {
+    let rows = rows(all);
+    let cells: Vec<[String; 6]> = rows
+        .into_iter()
         .map(|row| {
             // Two digits that mean something.
             let ratio = match row.ratio {
                 ratio if ratio < 0.1 => format!("{ratio:.4}"),
                 ratio => format!("{ratio:.2}"),
             };
-            [row.work.clone(), row.ours.clone(), row.peer.clone(), ratio, row.cpu.clone()]
+            [row.work, row.ours, row.peer, ratio, row.goal, row.cpu]
         })
         .collect();
-    markdown(["work", "ours", "peer", "ratio", "CPU ours / peer"], &cells)
+    markdown(["work", "ours", "peer", "ratio", "goal", "CPU ours / peer"], &cells)
 }
 
 fn markdown<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
@@ -115,9 +146,37 @@ fn latencies(live: &Live) -> String {
     markdown(["way", "changes", "p50", "p90", "p99", "CPU a change"], &rows)
 }
 
-fn wire(copies: &[Measured]) -> String {
+fn busy(all: &All) -> String {
+    let rows: Vec<[String; 6]> = all
+        .busy
+        .iter()
+        .map(|busy| {
+            [
+                busy.link.to_owned(),
+                busy.seconds.len().to_string(),
+                seconds(busy.percentile(0.5)),
+                seconds(busy.percentile(0.9)),
+                seconds(busy.percentile(1.0)),
+                format!("{} of {}", per_second(busy.rate), bytes(busy.large)),
+            ]
+        })
+        .collect();
+    markdown(["link", "changes", "p50", "p90", "longest", "meanwhile"], &rows)
+}
+
+fn per_second(rate: f64) -> String {
+    format!("{:.2} MB/s", rate / 1e6)
+}
+
+fn wire(all: &All) -> String {
     let mut rows = Vec::new();
-    for copy in copies {
+    for event in &all.happened {
+        for way in &event.ways {
+            let (to, from) = (bytes(way.wire.to), bytes(way.wire.from));
+            rows.push([event.title.clone(), way.name.clone(), to, from, String::new()]);
+        }
+    }
+    for copy in &all.copies {
         for way in &copy.ways {
             let Some(wire) = way.wire else { continue };
             let per_directory = (wire.to + wire.from) as f64 / copy.directories as f64;
@@ -180,57 +239,72 @@ fn idle(arena: &Arena, live: &Live) -> String {
 }
 
 /// Everything that was measured, for the terminal.
-pub(crate) fn report(arena: &Arena, copies: &[Measured], live: Option<&Live>) -> String {
-    let mut text = table(copies, live);
-    if let Some(live) = live {
+pub(crate) fn report(arena: &Arena, all: &All) -> String {
+    let mut text = table(all);
+    if let Some(live) = &all.live {
         let _ = write!(text, "\n{}\n{}", latencies(live), idle(arena, live));
     }
-    if !copies.is_empty() {
-        let _ = write!(text, "\n{}\n{}", wire(copies), memory(copies));
+    if !all.busy.is_empty() {
+        let _ = write!(text, "\n{}", busy(all));
+    }
+    if !all.copies.is_empty() || !all.happened.is_empty() {
+        let _ = write!(text, "\n{}\n{}", wire(all), memory(&all.copies));
     }
     text
 }
 
 /// Writes the page and the plot.
-pub(crate) fn write(arena: &Arena, copies: &[Measured], live: &Live) -> std::io::Result<()> {
+pub(crate) fn write(arena: &Arena, all: &All) -> std::io::Result<()> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     std::fs::create_dir_all(&docs)?;
-    std::fs::write(docs.join("performance.md"), page(arena, copies, live))?;
-    std::fs::write(docs.join("performance.svg"), crate::plot::plot(copies, live))
+    std::fs::write(docs.join("performance.md"), page(arena, all))?;
+    std::fs::write(docs.join("performance.svg"), crate::plot::plot(all))
 }
 
-fn page(arena: &Arena, copies: &[Measured], live: &Live) -> String {
+fn page(arena: &Arena, all: &All) -> String {
     let mut text = String::from(
         "# How fast it is\n\nWritten by `cargo bench --bench peers`; do not edit. Whole programs side by side with their \
          peers, in turn on the same machine, over ssh on loopback.\n\n![Times beside those of the peers](performance.svg)\n\n",
     );
     let _ = writeln!(
         text,
-        "Best of {} runs each. A ratio below 1 means that ours was faster. CPU is seconds of all processes of both ends, \
+        "Best of {} runs each. A ratio below 1 means that ours was faster; *goal* is what it is to be at \
+         most, or what ours is to take. CPU is seconds of all processes of both ends, \
          sshd's and the ciphers' work included.\n",
         arena.amounts.runs
     );
-    text += &table(copies, Some(live));
+    text += &table(all);
     text += "\n## A change on its way\n\nFrom `close()` of a file of 1 KB, written anew in a directory of 100 files, until the \
              target's file reads the same, over ssh, both ends on a tmpfs.\n\n";
-    text += &latencies(live);
-    if let Some(missing) = &live.missing {
-        let _ = writeln!(text, "\n{missing}: not measured.");
+    if let Some(live) = &all.live {
+        text += &latencies(live);
+        if let Some(missing) = &live.missing {
+            let _ = writeln!(text, "\n{missing}: not measured.");
+        }
     }
+    text += "\n## A change beside a large file\n\nThe same for ours while one large file is on its way over the same \
+             connection. The link of 10 Mbit/s is a relay that takes no more than that and holds next to nothing: what \
+             waits, waits at the sender. *Meanwhile*: how fast the large file went on.\n\n";
+    text += &busy(all);
     text += "\n## On the wire\n\nBytes of a whole connection, ssh's key exchange and login among them, counted by a relay in a \
              run apart. *A directory*: all bytes both ways divided by the directories.\n\n";
-    text += &wire(copies);
+    text += &wire(all);
     text += "\n## Memory\n\nThe most that a process held (VmHWM), in a run apart.\n\n";
-    text += &memory(copies);
+    text += &memory(&all.copies);
     text += "\n## At rest\n\nAfter the changes, nothing happens. All threads of a process together.\n\n";
-    text += &idle(arena, live);
+    if let Some(live) = &all.live {
+        text += &idle(arena, live);
+    }
+    let _ = write!(text, "\n{CALLS}");
     text += "\n## What the rows mean\n\n- *1 KB change*: see above. *rsync -a per change* is what Lsyncd 2 does with no \
              delay, without Lsyncd 2: rsync is run at once after each change, over an ssh connection of its own. A change makes \
              the file a byte longer: one that keeps the size within the same second is overlooked by rsync, and so by \
              Lsyncd 2.\n";
-    for copy in copies {
-        let about: Vec<&str> = copy.about.split_whitespace().collect();
-        let _ = writeln!(text, "- *{}*: {}", copy.title, about.join(" "));
+    let events = all.happened.iter().map(|event| (&event.title, event.about));
+    let copies = all.copies.iter().map(|copy| (&copy.title, copy.about));
+    for (title, about) in events.chain(copies) {
+        let about: Vec<&str> = about.split_whitespace().collect();
+        let _ = writeln!(text, "- *{title}*: {}", about.join(" "));
     }
     text += "\nBefore a run counts, the two trees are listed and compared: names, kinds, sizes, and where the way brings \
              them over, modes, owners and times. In the run apart, the content too.\n\n## What they do not show\n\n\
@@ -246,8 +320,8 @@ fn page(arena: &Arena, copies: &[Measured], live: &Live) -> String {
         let _ = writeln!(text, "- {what}: {is}");
     }
     text += "\n## Again\n\n    apt-get install rsync openssh-server openssh-client lsyncd\n    cargo bench --bench peers\n\n\
-             `cargo bench --bench peers -- latency small` measures some rows (`latency`, `small`, `small-disk`, \
-             `small-local`, `noop`, `bulk`) and writes no page; `-- --quick` does less of each, to see that it works. Times \
+             `cargo bench --bench peers -- latency small` measures some rows (a word that is none has them \
+             listed) and writes no page; `-- --quick` does less of each, to see that it works. Times \
              scatter on a busy machine; compare the ratios.\n";
     text
 }

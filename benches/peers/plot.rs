@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use crate::copy::{Measured, OURS};
-use crate::live::Live;
+use crate::copy::OURS;
+use crate::page::All;
 
 /// Pixels.
 const WIDTH: usize = 860;
@@ -19,17 +19,22 @@ struct Group {
 }
 
 /// The plot as SVG.
-pub(crate) fn plot(copies: &[Measured], live: &Live) -> String {
-    let mut groups = vec![Group {
-        title: "1 KB change, close() to readable, p50".to_owned(),
-        bars: live
-            .kept
-            .iter()
-            .enumerate()
-            .map(|(at, kept)| (kept.name.clone(), kept.percentile(0.5), at == 0))
-            .collect(),
-    }];
-    groups.extend(copies.iter().map(|copy| {
+pub(crate) fn plot(all: &All) -> String {
+    let mut groups = Vec::new();
+    if let Some(live) = &all.live {
+        let bars = live.kept.iter().enumerate();
+        groups.push(Group {
+            title: "1 KB change, close() to readable, p50".to_owned(),
+            bars: bars
+                .map(|(at, kept)| (kept.name.clone(), kept.percentile(0.5), at == 0))
+                .collect(),
+        });
+    }
+    groups.extend(all.happened.iter().map(|event| {
+        let bars = event.ways.iter().map(|way| (way.name.clone(), way.best(), way.name == OURS));
+        Group { title: event.title.clone(), bars: bars.collect() }
+    }));
+    groups.extend(all.copies.iter().map(|copy| {
         let bars = copy.ways.iter().map(|way| (way.name.to_owned(), way.best(), way.name == OURS));
         Group { title: copy.title.clone(), bars: bars.collect() }
     }));

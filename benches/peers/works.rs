@@ -24,6 +24,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| small_files(&trees.source, arena.amounts.small_files),
         before: |trees| empty(&trees.target),
         ways: &[PUSH, RSYNC, TAR],
+        goals: &[("rsync -a", 0.8), ("tar | ssh tar", 1.0)],
     },
     Work {
         key: "small-disk",
@@ -37,6 +38,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| small_files(&trees.source, arena.amounts.small_files),
         before: |trees| aside(&trees.target),
         ways: &[PUSH, RSYNC, TAR],
+        goals: &[("rsync -a", 0.8), ("tar | ssh tar", 1.0)],
     },
     Work {
         key: "small-local",
@@ -47,6 +49,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| small_files(&trees.source, arena.amounts.small_files),
         before: |trees| empty(&trees.target),
         ways: &[PUSH_LOCAL, CP],
+        goals: &[],
     },
     Work {
         key: "noop",
@@ -61,6 +64,7 @@ pub(crate) const WORKS: &[Work] = &[
         },
         before: |_| {},
         ways: &[PUSH, RSYNC_DELETE],
+        goals: &[("rsync -a --delete", 0.5)],
     },
     Work {
         key: "bulk",
@@ -72,6 +76,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| large_file(&trees.source, arena.amounts.large_bytes),
         before: |trees| empty(&trees.target),
         ways: &[PUSH, RSYNC_WHOLE, CAT, RSYNC_WHOLE_AES, CAT_AES],
+        goals: &[("rsync -aW", 0.75), ("cat | ssh cat", 1.0)],
     },
     Work {
         key: "text",
@@ -95,6 +100,7 @@ pub(crate) const WORKS: &[Work] = &[
         },
         before: |trees| restore(&trees.source, &trees.target),
         ways: &[PUSH, RSYNC],
+        goals: &[("rsync -a", 0.7)],
     },
     Work {
         key: "insert",
@@ -104,6 +110,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| changed(&trees.source, arena.amounts.large_bytes, insert),
         before: |trees| restore(&trees.source, &trees.target),
         ways: &[PUSH, RSYNC],
+        goals: &[("rsync -a", 0.6)],
     },
     Work {
         key: "append",
@@ -113,6 +120,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| changed(&trees.source, arena.amounts.large_bytes, append),
         before: |trees| restore(&trees.source, &trees.target),
         ways: &[PUSH, RSYNC],
+        goals: &[("rsync -a", 0.6)],
     },
 ];
 
