@@ -3,14 +3,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use crate::relay::{MBIT_10, Relay};
+use crate::relay::{MBIT_10, Relay, Slow};
 use crate::world::{self, HOST, World};
 
 /// The host's name by which a connection goes through the relay.
 const COUNTED: &str = "counted";
 /// And through one of 10 Mbit/s.
 pub(crate) const SLOW: &str = "slow";
+/// And through one that is faster and long.
+pub(crate) const LONG: &str = "long";
+const MBIT_100: Slow = Slow { rate: 12_500_000, delay: Duration::from_millis(25) };
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
@@ -103,10 +107,12 @@ impl Arena {
         }
         let world = World::new();
         let relay = Relay::new(world.port()).map_err(|e| format!("cannot listen: {e}"))?;
-        let slow = Relay::slow(world.port(), MBIT_10).map_err(|e| format!("cannot listen: {e}"))?;
+        let slow =
+            |slow| Relay::slow(world.port(), slow).map_err(|e| format!("cannot listen: {e}"));
+        let (slow, long) = (slow(MBIT_10)?, slow(MBIT_100)?);
         let (mut known, mut config) =
             (String::new(), "IdentityFile ~/.ssh/id_ed25519\n".to_owned());
-        for (name, port) in [(COUNTED, relay.port()), (SLOW, slow.port())] {
+        for (name, port) in [(COUNTED, relay.port()), (SLOW, slow.port()), (LONG, long.port())] {
             known += &format!("[127.0.0.1]:{port} {}\n", world.host_key());
             let user = world::user();
             config +=

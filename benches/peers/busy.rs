@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::account::settle;
-use crate::arena::{Arena, Medium, SLOW};
+use crate::arena::{Arena, LONG, Medium, SLOW};
 use crate::copy::Trees;
 use crate::live::{How, end, one_change, percentile, start};
 use crate::tree::{Random, empty, large_file};
@@ -32,7 +32,12 @@ impl Busy {
 /// Measures on loopback and on a slow link.
 pub(crate) fn measure(arena: &Arena) -> Vec<Busy> {
     let full = arena.amounts.large_bytes;
-    [("loopback", Arena::host(false), full), ("10 Mbit/s", SLOW, full.min(256 << 20))]
+    let links = [
+        ("loopback", Arena::host(false), full),
+        ("10 Mbit/s", SLOW, full.min(256 << 20)),
+        ("100 Mbit/s, 50 ms", LONG, full.min(256 << 20)),
+    ];
+    links
         .into_iter()
         .map(|(link, host, large)| {
             let measured = one(arena, link, host, large);

@@ -283,8 +283,8 @@ fn page(arena: &Arena, all: &All) -> String {
         }
     }
     text += "\n## A change beside a large file\n\nThe same for ours while one large file is on its way over the same \
-             connection. The link of 10 Mbit/s is a relay that takes no more than that and holds next to nothing: what \
-             waits, waits at the sender. *Meanwhile*: how fast the large file went on.\n\n";
+             connection. The other links are relays that take no more than that and hold next to nothing: what waits, \
+             waits at the sender. The long one takes 25 ms each way. *Meanwhile*: how fast the large file went on.\n\n";
     text += &busy(all);
     text += "\n## On the wire\n\nBytes of a whole connection, ssh's key exchange and login among them, counted by a relay in a \
              run apart. *A directory*: all bytes both ways divided by the directories.\n\n";

@@ -107,9 +107,11 @@ impl Relay {
 /// A socket of the relay; its buffers are fixed before it listens or connects, as they must be.
 fn socket(slow: Option<Slow>) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    if slow.is_some() {
-        socket.set_recv_buffer_size(HELD)?;
-        socket.set_send_buffer_size(HELD)?;
+    if let Some(slow) = slow {
+        // Two milliseconds, so that the link is in use while the relay sleeps.
+        let held = HELD.max(slow.rate as usize / 500);
+        socket.set_recv_buffer_size(held)?;
+        socket.set_send_buffer_size(held)?;
         // Loopback's own packets are larger than these buffers.
         socket.set_tcp_mss(PACKET as u32)?;
     }
