@@ -169,8 +169,18 @@ fn keep(arena: &Arena, keeper: &Keeper) -> Kept {
     Kept { name: keeper.name.clone(), seconds, cpu, idle }
 }
 
+/// A process that keeps a mirror; it does not outlive a bench that gave up.
+pub(crate) struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts what keeps the mirror and waits until it does.
-pub(crate) fn start(arena: &Arena, how: How, trees: &Trees, host: &str) -> Option<Child> {
+pub(crate) fn start(arena: &Arena, how: How, trees: &Trees, host: &str) -> Option<Running> {
     let target = format!("{host}:{}", trees.target.display());
     match how {
         How::Rsync => {
@@ -181,11 +191,10 @@ pub(crate) fn start(arena: &Arena, how: How, trees: &Trees, host: &str) -> Optio
             let mut command = arena.push();
             command.args(["--json", "-q"]).arg(&trees.source).arg(target);
             let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+            let child = Running(child);
             let (heard, ready) = std::sync::mpsc::channel();
-            for stream in [
-                Box::new(child.stdout.take().unwrap()) as Box<dyn std::io::Read + Send>,
-                Box::new(child.stderr.take().unwrap()),
-            ] {
+            for stream in [Box::new(stdout) as Box<dyn std::io::Read + Send>, Box::new(stderr)] {
                 let heard = heard.clone();
                 // Read to the end, so that it never waits for us.
                 std::thread::spawn(move || {
@@ -219,6 +228,7 @@ pub(crate) fn start(arena: &Arena, how: How, trees: &Trees, host: &str) -> Optio
                 .stderr(log)
                 .spawn()
                 .unwrap();
+            let child = Running(child);
             let end = Instant::now() + PATIENCE;
             while compare(&trees.source, &trees.target, Brings::All, true).is_err() {
                 let log = std::fs::read_to_string(arena.world.path("two.log")).unwrap_or_default();
@@ -318,7 +328,8 @@ fn at_rest(arena: &Arena, programs: &[&'static str]) -> Vec<(&'static str, Idle)
 }
 
 /// Ends what kept a mirror.
-pub(crate) fn end(process: &mut Child) {
+pub(crate) fn end(process: &mut Running) {
+    let process = &mut process.0;
     if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
     }
