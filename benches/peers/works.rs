@@ -88,6 +88,7 @@ pub(crate) const WORKS: &[Work] = &[
         source: |arena, trees| text::log(&trees.source, arena.amounts.large_bytes),
         before: |trees| empty(&trees.target),
         ways: &[PUSH, RSYNC_WHOLE, RSYNC_WHOLE_AES, RSYNC_WHOLE_Z, PUSH_CLEAR],
+        goals: &[("rsync -aW", 0.5)],
     },
     Work {
         key: "edits",

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::relay::Relay;
+use super::super::relay::{Relay, Slow};
 use super::super::tree::{noise, set_mtime};
 use super::super::world;
 use super::{Push, Stage, Way};
