@@ -20,6 +20,8 @@ mod account;
 mod arena;
 #[path = "peers/busy.rs"]
 mod busy;
+#[path = "peers/changes.rs"]
+mod changes;
 #[path = "peers/copy.rs"]
 mod copy;
 #[path = "peers/events.rs"]
@@ -88,6 +90,10 @@ fn main() -> ExitCode {
         eprintln!("{}", event.key);
         happened.push(events::measure(&arena, event));
     }
+    for change in changes::CHANGES.iter().filter(|change| chosen(change.key)) {
+        eprintln!("{}", change.key);
+        happened.push(changes::measure(&arena, change));
+    }
     let mut copies = Vec::new();
     for work in works::WORKS.iter().filter(|work| chosen(work.key)) {
         eprintln!("{}", work.key);
@@ -108,6 +114,7 @@ fn main() -> ExitCode {
 /// The words by which rows are chosen.
 fn keys() -> impl Iterator<Item = &'static str> {
     let events = events::EVENTS.iter().map(|event| event.key);
+    let events = events.chain(changes::CHANGES.iter().map(|change| change.key));
     let works = works::WORKS.iter().map(|work| work.key);
     [LATENCY, busy::BUSY].into_iter().chain(events).chain(works)
 }

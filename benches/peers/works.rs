@@ -97,7 +97,7 @@ pub(crate) const WORKS: &[Work] = &[
         on: Medium::Tmpfs,
         source: |arena, trees| {
             let size = arena.amounts.large_bytes;
-            changed(&trees.source, size, |file| edits(file, size));
+            changed(&trees.source, size, |file| edits(file, size, 0));
         },
         before: |trees| restore(&trees.source, &trees.target),
         ways: &[PUSH, RSYNC],
@@ -135,26 +135,26 @@ const CHANGED: &str = "The target has the version before, nothing is remembered 
                        the old one, as rsync does.";
 
 /// Bytes put in or behind.
-const FEW: usize = 1000;
+pub(crate) const FEW: usize = 1000;
 /// Places that are written over, and how many bytes at each.
 const EDITS: u64 = 1000;
 const EDIT: usize = 4096;
 
-fn edits(file: &mut File, size: u64) {
-    let mut random = Random(3);
+pub(crate) fn edits(file: &mut File, size: u64, run: u64) {
+    let mut random = Random(3 + run);
     for _ in 0..EDITS {
         let at = random.below(size - EDIT as u64);
         file.write_all_at(&random.bytes(EDIT), at).unwrap();
     }
 }
 
-fn insert(file: &mut File) {
+pub(crate) fn insert(file: &mut File) {
     let mut content = Random(4).bytes(FEW);
     file.read_to_end(&mut content).unwrap();
     file.write_all_at(&content, 0).unwrap();
 }
 
-fn append(file: &mut File) {
+pub(crate) fn append(file: &mut File) {
     file.seek(SeekFrom::End(0)).unwrap();
     file.write_all(&Random(5).bytes(FEW)).unwrap();
 }

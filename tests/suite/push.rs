@@ -45,6 +45,8 @@ mod moved;
 mod problems;
 #[path = "push/rate.rs"]
 mod rate;
+#[path = "push/resume.rs"]
+mod resume;
 #[path = "push/rules.rs"]
 mod rules;
 #[path = "push/signals.rs"]
