@@ -352,6 +352,7 @@ async fn all_of(
     let shared = &lane.shared;
     let began = now();
     let reader = lane.open(&file.path, version.as_ref().map(|(_, known)| known)).await?;
+    let edited = version.as_ref().is_some_and(|(_, known)| known.file == reader.identity());
     let size = reader.entry().size;
     // What came out wrong goes whole and anew.
     let whole = locked(&shared.whole).remove(&file.path);
@@ -375,7 +376,7 @@ async fn all_of(
         Ok(brought) => (brought, true),
         Err(reader) => (whole::bring(lane, reader).await?, false),
     };
-    Brought::of(reader, settled, Body::Whole { from_base }, Proof::read(began))
+    Brought::of(reader, settled, Body::Whole { from_base }, Proof::read(began).edited(edited))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -48,6 +48,8 @@ pub(super) struct Proof {
     unproven: Option<Unproven>,
     /// When all of it was read last, and how long that took.
     read: Option<(Instant, Duration)>,
+    /// It was seen to change before its end: that it only grows is not believed of it again.
+    edited: bool,
 }
 
 /// Since when a version is not proven, and when it is to be.
@@ -63,7 +65,13 @@ impl Proof {
     /// All of it was read, which began then.
     pub(super) fn read(began: Instant) -> Proof {
         let end = now();
-        Proof { unproven: None, read: Some((end, end.saturating_duration_since(began))) }
+        let read = Some((end, end.saturating_duration_since(began)));
+        Proof { unproven: None, read, edited: false }
+    }
+
+    /// Whether it was ever seen to change before its end.
+    pub(super) fn edited(self, edited: bool) -> Proof {
+        Proof { edited, ..self }
     }
 
     /// It has grown, and what was there before was not read again.
@@ -71,7 +79,7 @@ impl Proof {
         let since = self.unproven.map_or(now, |unproven| unproven.since);
         let spared = self.read.map_or(now, |(end, took)| end + took * SPARING);
         let due = (now + REST).min(since + AT_LAST).max(spared);
-        Proof { unproven: Some(Unproven { since, due, told: due }), read: self.read }
+        Proof { unproven: Some(Unproven { since, due, told: due }), ..self }
     }
 }
 
@@ -85,6 +93,11 @@ impl Version {
     /// Is it time to read all of it?
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.proof.unproven.is_some_and(|unproven| unproven.due <= now)
+    }
+
+    /// Was it seen to change before its end?
+    pub(super) fn is_edited(&self) -> bool {
+        self.proof.edited
     }
 
     fn bytes(&self) -> usize {
@@ -282,7 +295,7 @@ mod tests {
             size: blocks as u64 * 16384,
             block: 16384,
             chains: Arc::new(vec![[0; 32]; blocks]),
-            proof: Proof { unproven: None, read: None },
+            proof: Proof { unproven: None, read: None, edited: false },
         }
     }
 
@@ -325,7 +338,8 @@ mod tests {
     async fn what_grew_is_read_when_it_has_rested_and_not_all_the_time() {
         let versions = Versions::default();
         let start = now();
-        let mut before = Proof { unproven: None, read: Some((start, Duration::from_secs(1))) };
+        let mut before =
+            Proof { unproven: None, read: Some((start, Duration::from_secs(1))), edited: false };
         let is_due = |proof, after| Version { proof, ..version(2) }.is_due(start + after);
         let grown = before.grown(start);
         assert!(is_due(grown, SPARING * Duration::from_secs(1)));

@@ -135,6 +135,23 @@ fn what_changed_before_the_end_as_well_is_found_when_it_rests() {
     push.wait_event("ready");
     append(&stage.s("f"), b"more");
     stage.settles();
+    // What does not grow is never taken to be as it was.
+    let before = fs::metadata(stage.s("f")).unwrap().modified().unwrap();
+    file.write_all_at(b"a page", size / 2 + 55_555).unwrap();
+    wait_until("the change arrived", || {
+        let found = fs::metadata(stage.t("f")).unwrap().modified().unwrap();
+        found != before && found == fs::metadata(stage.s("f")).unwrap().modified().unwrap()
+    });
+    assert!(fs::read(stage.t("f")).unwrap() == fs::read(stage.s("f")).unwrap());
+    // Nor, from then on, what grows. Another file was never seen to do that.
+    append(&stage.s("f"), b"and more");
+    stage.settles();
+    fs::rename(stage.s("f"), stage.s("old")).unwrap();
+    fs::copy(stage.s("old"), stage.s("f")).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(stage.s("f")).unwrap();
+    stage.settles();
+    append(&stage.s("f"), b"and more");
+    stage.settles();
     // Where nobody looks at once; then it grows.
     file.write_all_at(b"hidden", size / 2 + 777_777).unwrap();
     append(&stage.s("f"), b"and more");

@@ -1,8 +1,9 @@
 //! A file that grew behind a version which the target has: only the rest is sent.
 //!
 //! Up to [`PROVEN`] bytes all of the file is read, so it is certain that it only grew. Of a larger
-//! one a few blocks are, those in which most files that change elsewhere too show it; the version
-//! is *unproven* then, and all of it is read later, when it rests.
+//! one a few blocks are, among them those in which most files that change elsewhere too show it; the
+//! version is *unproven* then, and all of it is read later, when it rests. A file that was once seen
+//! to change before its end is read whole always.
 
 use lsync_agent::read::{FileReader, Finish};
 use lsync_protocol::delta::tree;
@@ -15,7 +16,7 @@ use crate::carrier::agent::versions::{Proof, Version, now};
 /// Files up to this size are read whole each time: that takes some milliseconds.
 const PROVEN: u64 = 64 << 20;
 /// So many blocks of a larger one are looked at, and its first and its last.
-const SAMPLES: u64 = 30;
+const SAMPLES: u64 = 126;
 /// So much content is read in one go.
 const CONTENT: usize = 4 * PIECE;
 /// Or so much is looked at.
@@ -58,7 +59,9 @@ pub(super) async fn bring(
         return Ok(None);
     }
     let staged = size - version.size > INLINE_MAX;
-    let whole = version.size <= PROVEN || version.is_due(began);
+    // What did not grow was changed, and so will be what was changed before.
+    let may_believe = size > version.size && !version.is_edited() && !version.is_due(began);
+    let whole = version.size <= PROVEN || !may_believe;
     let mut growth = Growth { reader, version: version.clone(), staged, rest: Vec::new() };
     if !whole {
         growth = match blocking(move || growth.believe()).await? {
@@ -90,7 +93,10 @@ pub(super) async fn bring(
             lane.send(frame, cost).await?;
         }
         if let Some(settled) = end {
-            let proof = if whole { Proof::read(began) } else { version.proof.grown(began) };
+            let proof = match whole {
+                true => Proof::read(began).edited(version.is_edited()),
+                false => version.proof.grown(began),
+            };
             let bytes = (!staged).then_some(growth.rest);
             let body = Body::Rest { version: id, from: version.size, bytes };
             return Brought::of(growth.reader, settled, body, proof).map(Some);
