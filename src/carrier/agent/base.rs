@@ -1,7 +1,7 @@
 //! What the agent says of bases: nothing that was not asked for, counted, and handed to the
 //! transfer that asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use tokio::sync::mpsc;
@@ -21,6 +21,58 @@ pub(super) enum Said {
     Gone,
 }
 
+/// What was said of one stage's base, and not looked at yet.
+#[derive(Debug)]
+pub(super) struct Answers {
+    said: mpsc::UnboundedReceiver<Said>,
+    sums: VecDeque<u8>,
+    /// It cannot be read any more.
+    gone: bool,
+    /// It was said to be another version than the one that was named.
+    other: bool,
+}
+
+/// The link is lost: nothing more is said.
+#[derive(Debug)]
+pub(super) struct Silent;
+
+impl Answers {
+    /// What is said next of anything but sums.
+    pub(super) async fn next(&mut self) -> Result<Said, Silent> {
+        self.said.recv().await.ok_or(Silent)
+    }
+
+    /// The next sums, so many bytes of them; `None` when there are no more, or when the base is
+    /// another version.
+    pub(super) async fn sums(&mut self, bytes: usize) -> Result<Option<Vec<u8>>, Silent> {
+        while self.sums.len() < bytes {
+            if std::mem::take(&mut self.gone) || self.other {
+                return Ok(None);
+            }
+            let said = self.next().await?;
+            self.take(said);
+        }
+        Ok(Some(self.sums.drain(..bytes).collect()))
+    }
+
+    /// Is it another version than the one that was named, as far as was said by now?
+    pub(super) fn is_other(&mut self) -> bool {
+        while let Ok(said) = self.said.try_recv() {
+            self.take(said);
+        }
+        self.other
+    }
+
+    fn take(&mut self, said: Said) {
+        match said {
+            Said::Sums(sums) => self.sums.extend(sums),
+            Said::Gone => self.gone = true,
+            Said::Is(_, known) => self.other = !known,
+            Said::Kept(_) => {}
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Asked {
     to: mpsc::UnboundedSender<Said>,
@@ -37,10 +89,10 @@ pub(super) struct Bases(Mutex<HashMap<u32, Asked>>);
 impl Bases {
     /// The base of this stage is asked for, or what a former link left of it: what is said of it, from
     /// now on.
-    pub(super) fn ask(&self, stage: u32, kept: bool) -> mpsc::UnboundedReceiver<Said> {
+    pub(super) fn ask(&self, stage: u32, kept: bool) -> Answers {
         let (to, said) = mpsc::unbounded_channel();
         locked(&self.0).insert(stage, Asked { to, is: true, kept, sums: 0 });
-        said
+        Answers { said, sums: VecDeque::new(), gone: false, other: false }
     }
 
     /// So many bytes of sums are asked for.
@@ -104,7 +156,7 @@ mod tests {
     #[test]
     fn only_what_was_asked_is_taken() {
         let bases = Bases::default();
-        let mut said = bases.ask(3, false);
+        let mut answers = bases.ask(3, false);
         assert!(bases.sums(3, vec![0; 1]).is_err());
         assert!(bases.is(3, Some(5), false).is_ok());
         assert!(bases.is(3, Some(5), false).is_err(), "twice");
@@ -112,11 +164,37 @@ mod tests {
         bases.expect(3, 10);
         assert!(bases.sums(3, vec![0; 6]).is_ok());
         assert!(bases.sums(3, vec![0; 5]).is_err(), "more than asked");
-        assert!(matches!(said.try_recv(), Ok(Said::Is(Some(5), false))));
-        assert!(matches!(said.try_recv(), Ok(Said::Sums(sums)) if sums.len() == 6));
+        assert!(matches!(answers.said.try_recv(), Ok(Said::Is(Some(5), false))));
+        assert!(matches!(answers.said.try_recv(), Ok(Said::Sums(sums)) if sums.len() == 6));
         assert!(bases.sums(3, vec![]).is_ok());
-        assert!(matches!(said.try_recv(), Ok(Said::Gone)));
+        assert!(matches!(answers.said.try_recv(), Ok(Said::Gone)));
         bases.end(3);
         assert!(bases.sums(3, vec![0; 100]).is_ok(), "it was on its way");
+    }
+
+    #[tokio::test]
+    async fn looking_at_what_was_said_loses_nothing() {
+        let bases = Bases::default();
+        let mut answers = bases.ask(3, false);
+        bases.expect(3, 10);
+        assert!(bases.is(3, Some(5), true).is_ok());
+        assert!(bases.sums(3, vec![7; 6]).is_ok());
+        assert!(!answers.is_other());
+        assert!(bases.sums(3, vec![8; 4]).is_ok());
+        assert!(bases.sums(3, vec![]).is_ok());
+        assert!(!answers.is_other());
+        assert_eq!(answers.sums(7).await.unwrap(), Some(vec![7, 7, 7, 7, 7, 7, 8]));
+        assert_eq!(answers.sums(4).await.unwrap(), None);
+
+        let mut answers = bases.ask(4, false);
+        assert!(bases.is(4, Some(5), false).is_ok());
+        assert!(answers.is_other());
+        assert_eq!(answers.sums(1).await.unwrap(), None);
+        drop(bases);
+        assert!(bases_are_gone(answers).await);
+    }
+
+    async fn bases_are_gone(mut answers: Answers) -> bool {
+        answers.next().await.is_err()
     }
 }

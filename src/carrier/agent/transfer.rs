@@ -20,6 +20,7 @@ mod append;
 mod delta;
 mod whole;
 
+use super::base::Silent;
 use super::build::{Large, fresh};
 use super::incoming::not_taken;
 use super::outgoing::Bulk;
@@ -156,6 +157,12 @@ enum Stopped {
     There(String),
     /// What stands on the target is not the version it was believed to be.
     Other,
+}
+
+impl From<Silent> for Stopped {
+    fn from(_: Silent) -> Stopped {
+        Stopped::Link
+    }
 }
 
 impl From<ReadError> for Stopped {

@@ -5,7 +5,6 @@
 //! blocks nobody wanted, and they are looked for at every byte. What still is left is sent. The
 //! file's hash, made of the very hashes of its blocks, decides at the commit.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use lsync_agent::read::{FileReader, Finish};
@@ -16,10 +15,9 @@ use lsync_protocol::delta::{BLOCK_MAX, block, fine_block};
 use lsync_protocol::frame::PIECE;
 use lsync_protocol::message::{MAX_BLOCKS, MAX_RANGES, Message, OpId, SumHow};
 use lsync_protocol::path::RelPath;
-use tokio::sync::mpsc;
 
 use super::{Lane, Stopped, blocking};
-use crate::carrier::agent::base::Said;
+use crate::carrier::agent::base::{Answers, Said};
 use crate::carrier::agent::versions::Version;
 
 mod copies;
@@ -79,17 +77,15 @@ pub(super) async fn bring(
     reader: FileReader,
     version: Option<(OpId, Version)>,
 ) -> Result<Result<(FileReader, bool), FileReader>, Stopped> {
-    let said = lane.shared.bases.ask(lane.stage, resume);
+    let answers = lane.shared.bases.ask(lane.stage, resume);
     let version = version.filter(|(_, known)| known.block == reader.block());
-    let mut base = Base { lane, said, sums: VecDeque::new(), size: 0, version };
+    let mut base = Base { lane, answers, size: 0, version };
     let mut kept = 0;
     let size = reader.entry().size;
     if resume {
         lane.resume_stage(path, size).await?;
-        match base.said.recv().await {
-            Some(Said::Kept(size)) => kept = size,
-            Some(_) => {}
-            None => return Err(Stopped::Link),
+        if let Said::Kept(size) = base.answers.next().await? {
+            kept = size;
         }
     } else {
         lane.open_stage(path, size).await?;
@@ -108,7 +104,7 @@ pub(super) async fn bring(
     let (reader, left) = base.same(reader, &have).await?;
     let index = base.index(left.search).await?;
     let reader = hunt(lane, reader, &left.new, index, kept).await?;
-    base.heard()?;
+    base.believed()?;
     passes(lane, reader, left.new).await.map(Ok)
 }
 
@@ -123,9 +119,7 @@ struct Left {
 /// The base, as the agent tells of it.
 struct Base<'a> {
     lane: &'a Lane,
-    said: mpsc::UnboundedReceiver<Said>,
-    /// Sums that came and were not looked at.
-    sums: VecDeque<u8>,
+    answers: Answers,
     size: u64,
     /// What it is believed to be.
     version: Option<(OpId, Version)>,
@@ -142,18 +136,17 @@ impl Base<'_> {
     async fn first_of(&mut self, names: &[RelPath]) -> Result<bool, Stopped> {
         for (at, path) in names.iter().enumerate() {
             if at > 0 {
-                self.said = self.lane.shared.bases.ask(self.lane.stage, false);
+                self.answers = self.lane.shared.bases.ask(self.lane.stage, false);
             }
             let stage = self.lane.stage;
             self.lane.say(&Message::Base { stage, path: path.clone(), version: None }).await?;
-            match self.said.recv().await {
-                Some(Said::Is(None, _)) => {}
-                Some(Said::Is(Some(size), _)) => {
+            match self.answers.next().await? {
+                Said::Is(None, _) => {}
+                Said::Is(Some(size), _) => {
                     self.size = size;
                     return Ok(size >= u64::from(block(0)));
                 }
-                Some(_) => return Ok(false),
-                None => return Err(Stopped::Link),
+                _ => return Ok(false),
             }
         }
         Ok(false)
@@ -172,33 +165,18 @@ impl Base<'_> {
 
     /// The next sums, so many bytes of them; `None` when there are no more.
     async fn next(&mut self, bytes: usize) -> Result<Option<Vec<u8>>, Stopped> {
-        while self.sums.len() < bytes {
-            match self.said.recv().await {
-                Some(Said::Sums(sums)) => self.sums.extend(sums),
-                Some(Said::Gone) => return Ok(None),
-                Some(Said::Is(_, known)) => self.is(known)?,
-                Some(Said::Kept(_)) => {}
-                None => return Err(Stopped::Link),
-            }
-        }
-        Ok(Some(self.sums.drain(..bytes).collect()))
+        let sums = self.answers.sums(bytes).await?;
+        self.believed()?;
+        Ok(sums)
     }
 
-    /// It is what it was believed to be, or not.
-    fn is(&self, known: bool) -> Result<(), Stopped> {
+    /// Is the base what it is believed to be, as far as was said by now?
+    fn believed(&mut self) -> Result<(), Stopped> {
         match &self.version {
-            Some((id, _)) if !known => {
+            Some((id, _)) if self.answers.is_other() => {
                 self.lane.shared.versions.forget(*id);
                 Err(Stopped::Other)
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// Looks at what was said without waiting for it.
-    fn heard(&mut self) -> Result<(), Stopped> {
-        match self.said.try_recv() {
-            Ok(Said::Is(_, known)) => self.is(known),
             _ => Ok(()),
         }
     }
@@ -270,7 +248,7 @@ impl Base<'_> {
             let known = asked.saturating_sub(index).min(count) as usize;
             let sums = match &version {
                 Some(chains) => {
-                    self.heard()?;
+                    self.believed()?;
                     let chains = chains.iter().skip(index as usize).take(known);
                     chains.flat_map(short).collect()
                 }
