@@ -15,13 +15,17 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::base::{Base, block_at, chains_of, fill};
-use super::chains::Blocks;
+use super::chains::{Blocks, Running};
 use super::large::{Content, Here, Stage, ZEROS};
 use super::write_at;
 use crate::fault::Call;
 use crate::meta;
 use crate::trouble::{said, trouble};
 
+/// Ranges that stand at another place than by a multiple of this cannot share what they stand on.
+const SHARED: u64 = 4096;
+/// How much is read, hashed and written at a time: it stays in the processor's cache.
+const HASHED: u64 = 128 * 1024;
 /// How much is copied before we ask again whether the link is still there.
 const STRIDE: u64 = 4 << 20;
 
@@ -110,8 +114,16 @@ impl Here {
         len: u64,
         stop: &AtomicBool,
     ) -> Result<(), Trouble> {
-        self.running = None;
         self.copies.touch(to, len);
+        // Where nothing can be shared, content that comes from front to back is hashed on its way.
+        let shifted = !to.abs_diff(from).is_multiple_of(SHARED);
+        let running = self.running.take();
+        if let Some(mut running) = running.filter(|running| shifted && running.at() == to) {
+            let end = self.copy_hashed(base, from, len, &mut running, stop)?;
+            self.end = self.end.max(end);
+            self.running = Some(running);
+            return Ok(());
+        }
         let end = from + len;
         let mut at = from;
         while at < end {
@@ -134,6 +146,37 @@ impl Here {
             self.copies.note(base, from..end);
         }
         Ok(())
+    }
+
+    /// Copies by reading and writing behind what was hashed so far: where the last write ended.
+    fn copy_hashed(
+        &self,
+        base: &Base,
+        from: u64,
+        len: u64,
+        running: &mut Running,
+        stop: &AtomicBool,
+    ) -> Result<u64, Trouble> {
+        let mut written = 0;
+        let mut buffer = vec![0; len.min(HASHED) as usize];
+        let end = from + len;
+        let mut at = from;
+        while at < end {
+            if stop.load(Ordering::Relaxed) {
+                return Err(said("the link ended"));
+            }
+            let part = (end - at).min(HASHED) as usize;
+            let part = &mut buffer[..part];
+            fill(&base.fd, at, part).map_err(|_| shorter())?;
+            // What was a hole becomes one again, as far as whole steps of zeros are.
+            if part.iter().any(|&byte| byte != 0) {
+                write_at(&self.file, part, running.at()).map_err(trouble)?;
+                written = running.at() + part.len() as u64;
+            }
+            running.update(part).ok_or_else(|| trouble(Errno::FBIG))?;
+            at += part.len() as u64;
+        }
+        Ok(written)
     }
 
     /// Where a hole of the base ends that begins here; `at` where there is data, whose end is then

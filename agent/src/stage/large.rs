@@ -259,7 +259,6 @@ impl Stage {
         stop: &AtomicBool,
         fault: impl Fn(Call, &RelPath) -> Result<(), Errno>,
     ) -> Result<(), Trouble> {
-        let based = self.opened_base().is_some();
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let Content::Here(here) = &mut *content else { return Ok(()) };
         let written = fault(Call::Write, &here.hint)
@@ -271,8 +270,8 @@ impl Stage {
         }
         here.end = here.end.max(offset + bytes.len() as u64);
         here.copies.touch(offset, bytes.len() as u64);
-        // What comes from the base does not pass here: it will be read in the end.
-        here.running = here.running.take().filter(|_| !based).and_then(|mut running| {
+        // What comes out of order will be read in the end.
+        here.running = here.running.take().and_then(|mut running| {
             let before = offset.checked_sub(running.at())?;
             running.zeros(before, stop)?;
             running.update(bytes)?;

@@ -90,13 +90,14 @@ fn the_link_alone_is_cut() {
     let push = counted.push(&["--compress", "off"]);
     push.wait_event("ready");
     fs::write(stage.s("f"), noise(7, SIZE)).unwrap();
-    wait_for(stage, SIZE / 2);
+    wait_for(stage, SIZE / 4 * 3);
     counted.relay.take();
     assert!(stage.world().kill(|name| name.starts_with("lsync-agent")));
     push.wait_event("reconnected");
     stage.settles();
     let wire = counted.relay.take();
-    assert!(wire.to + wire.from < (SIZE / 2 + 3 * MIB) as u64, "{wire:?}");
+    // The last quarter, and what was on its way when the agent went: 8 MiB at most.
+    assert!(wire.to + wire.from < (SIZE / 4 + 9 * MIB) as u64, "{wire:?}");
     push.terminate();
     stage.no_temporary_names();
 }

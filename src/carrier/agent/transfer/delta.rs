@@ -24,7 +24,7 @@ mod copies;
 mod hunt;
 
 use copies::Copies;
-use hunt::Hunt;
+use hunt::{Hunt, Step};
 
 /// A smaller file is not worth the round trip.
 pub(super) const SMALLEST: u64 = 256 * 1024;
@@ -363,6 +363,7 @@ async fn hunt(
     index: Option<(u32, Arc<Index>)>,
     kept: u64,
 ) -> Result<FileReader, Stopped> {
+    let in_order = kept == 0 && bytes(left) == reader.entry().size;
     let mut hunt = Hunt::new(reader, left.clone(), index, lane.shared.key, kept);
     let mut copies = Copies::default();
     loop {
@@ -374,11 +375,21 @@ async fn hunt(
         })
         .await?;
         hunt = next;
-        for (to, from, len) in go.copies {
-            copies.push(to, from, len);
+        // Where nothing stood at its place all of it goes in order: then the agent can hash it on its
+        // way. Else copies go first, many a message.
+        let mut frames = Vec::new();
+        for step in go.steps {
+            match step {
+                Step::Copy(to, from, len) => copies.push(to, from, len),
+                Step::Frame(frame, cost) if in_order => {
+                    copies.send(lane).await?;
+                    lane.send(frame, cost).await?;
+                }
+                Step::Frame(frame, cost) => frames.push((frame, cost)),
+            }
         }
         copies.send(lane).await?;
-        for (frame, cost) in go.frames {
+        for (frame, cost) in frames {
             lane.send(frame, cost).await?;
         }
         if go.end {

@@ -32,13 +32,19 @@ pub(super) struct Hunt {
     window: Vec<u8>,
 }
 
+/// What makes some of the content.
+pub(super) enum Step {
+    /// Where to, where from, how many bytes.
+    Copy(u64, u64, u64),
+    /// A frame of content, and what it costs.
+    Frame(Vec<u8>, u32),
+}
+
 /// What one go came to.
 #[derive(Default)]
 pub(super) struct Go {
-    /// Where to, where from, how many bytes.
-    pub(super) copies: Vec<(u64, u64, u64)>,
-    /// Frames of content, and what each costs.
-    pub(super) frames: Vec<(Vec<u8>, u32)>,
+    /// What makes the content, from front to back.
+    pub(super) steps: Vec<Step>,
     /// Nothing is left.
     pub(super) end: bool,
 }
@@ -105,7 +111,7 @@ impl Hunt {
             let mut rest = at;
             for copy in &found {
                 content += literal(lane, &mut go, at, rest, copy.to, &window);
-                go.copies.push((copy.to, copy.from, copy.len));
+                go.steps.push(Step::Copy(copy.to, copy.from, copy.len));
                 self.found += copy.len;
                 rest = copy.to + copy.len;
             }
@@ -129,7 +135,8 @@ impl Hunt {
 fn literal(lane: &Lane, go: &mut Go, at: u64, from: u64, to: u64, window: &[u8]) -> usize {
     let bytes = window.get((from - at) as usize..(to - at) as usize).unwrap_or_default();
     if !bytes.is_empty() {
-        go.frames.extend(lane.frames(from, bytes));
+        let frames = lane.frames(from, bytes);
+        go.steps.extend(frames.into_iter().map(|(frame, cost)| Step::Frame(frame, cost)));
     }
     bytes.len()
 }
