@@ -44,4 +44,21 @@ impl Data {
         let from = self.known.start.max(at);
         Ok((from < end).then(|| (from, self.known.end.min(end))))
     }
+
+    /// Where, from `at` on and before `end`, the first byte is that is not in a hole; what follows it
+    /// is not looked at, which costs next to nothing.
+    pub(super) fn first(&mut self, fd: &OwnedFd, at: u64, end: u64) -> Result<Option<u64>, Errno> {
+        if !(self.hole..self.known.start).contains(&at) {
+            let from = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+                Ok(from) => from,
+                // Nothing but a hole up to the end. If that is not where it was, the read tells.
+                Err(Errno::NXIO) if meta::stat_fd(fd)?.size >= end => return Ok(None),
+                Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(at)),
+                Err(error) => return Err(error),
+            };
+            (self.hole, self.known) = (at, from..from);
+        }
+        let from = self.known.start;
+        Ok((from < end).then_some(from))
+    }
 }

@@ -38,6 +38,8 @@ pub struct FileReader {
     block: u32,
     /// Of each block as it was read last.
     chains: Vec<Chain>,
+    /// Of what is read in order, and of what is asked for.
+    holes: Data,
     data: Data,
     /// It ended before its size.
     short: bool,
@@ -49,8 +51,8 @@ pub struct FileReader {
     /// What was read last, and where it begins.
     buffer: Vec<u8>,
     at: u64,
-    /// Which ranges of it are not in a hole, and which of its blocks are other than before.
-    filled: Vec<Range<u64>>,
+    /// What of it does not stand in a hole, and which of its blocks are other than before.
+    filled: Range<u64>,
     differ: Vec<bool>,
 }
 
@@ -72,6 +74,7 @@ impl FileReader {
             block: block(before.size),
             before,
             chains: Vec::new(),
+            holes: Data::default(),
             data: Data::default(),
             short: false,
             reread: false,
@@ -79,7 +82,7 @@ impl FileReader {
             buffer: Vec::new(),
             next: 0,
             at: 0,
-            filled: Vec::new(),
+            filled: 0..0,
             differ: Vec::new(),
         })
     }
@@ -179,24 +182,22 @@ impl FileReader {
         Ok(Some(at..self.next))
     }
 
-    /// Reads into the buffer what is not in a hole, and has zeros for the rest: how far it came.
+    /// Reads into the buffer, unless it begins in a hole: then zeros are there up to its end. How far
+    /// it came.
     fn fill(&mut self, at: u64, size: u64) -> Result<usize, Errno> {
         let end = at + size;
         self.at = at;
-        self.filled.clear();
+        self.filled = end..end;
         self.buffer.resize(size as usize, 0);
-        let mut done = at;
-        while let Some((from, to)) = self.data.next(&self.fd, done, end)? {
-            let (first, last) = ((from - at) as usize, (to - at) as usize);
-            self.buffer[(done - at) as usize..first].fill(0);
-            done = from + read_into(&self.fd, from, &mut self.buffer[first..last])? as u64;
-            self.filled.push(from..done);
-            if done < to || done == end {
-                return Ok((done - at) as usize);
-            }
-        }
-        self.buffer[(done - at) as usize..].fill(0);
-        Ok(size as usize)
+        let Some(from) = self.holes.first(&self.fd, at, end)? else {
+            self.buffer.fill(0);
+            return Ok(size as usize);
+        };
+        let hole = (from - at) as usize;
+        self.buffer[..hole].fill(0);
+        let got = read_into(&self.fd, from, &mut self.buffer[hole..])?;
+        self.filled = from..from + got as u64;
+        Ok(hole + got)
     }
 
     /// Of what was read last, the blocks that are other than in the pass before (in a first pass,
@@ -218,17 +219,15 @@ impl FileReader {
             }
         }
         let piece = |range: Range<u64>| {
-            let (from, to) = ((range.start - self.at) as usize, (range.end - self.at) as usize);
-            (from < to).then(|| (range.start, &self.buffer[from..to]))
+            let (from, to) = (range.start.checked_sub(self.at)?, range.end.checked_sub(self.at)?);
+            let bytes = self.buffer.get(from as usize..to as usize)?;
+            (!bytes.is_empty()).then_some((range.start, bytes))
         };
         if self.pass > 1 {
             return runs.into_iter().filter_map(piece).collect();
         }
-        let parts = runs.iter().flat_map(|run| {
-            let part = |data: &Range<u64>| data.start.max(run.start)..data.end.min(run.end);
-            self.filled.iter().map(part).filter(|part| part.start < part.end)
-        });
-        parts.filter_map(piece).collect()
+        let part = |run: Range<u64>| run.start.max(self.filled.start)..run.end.min(self.filled.end);
+        runs.into_iter().map(part).filter_map(piece).collect()
     }
 
     /// The chains of the blocks read so far.
@@ -297,6 +296,7 @@ impl FileReader {
         self.before = meta::stat_fd(&self.fd)?;
         self.entry = self.before.entry(None);
         self.chains.truncate(usize::try_from(self.blocks()).unwrap_or(usize::MAX));
+        self.holes = Data::default();
         self.data = Data::default();
         self.short = false;
         self.reread = false;
