@@ -120,9 +120,10 @@ fn listing(root: &Path, brings: Brings) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![root.to_owned()];
     while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
+        // A mirror may be at work: what goes meanwhile is not there.
+        for entry in fs::read_dir(&dir).into_iter().flatten() {
             let path = entry.unwrap().path();
-            let meta = fs::symlink_metadata(&path).unwrap();
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
             let size = if meta.is_dir() { 0 } else { meta.len() };
             let mut text = format!("{:?} {size}", meta.file_type());
             if brings != Brings::Content {

@@ -136,6 +136,44 @@ fn a_file_grows_in_place() {
 }
 
 #[test]
+fn a_reader_sees_a_beginning_of_what_it_becomes() {
+    let world = World::new();
+    let mut peer = world.connect();
+    let content = some(3_000_000);
+    let mut version = put(&mut peer, "f", &content[..100_000]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut seen, mut least) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let found = fs::read(world.at("f")).unwrap();
+                assert!(found.len() >= least, "it got shorter");
+                assert!(found == content[..found.len()], "a mix");
+                (seen, least) = (seen + 1, found.len());
+            }
+            seen
+        });
+        for (stage, from) in (100..).zip((100_000..2_900_000).step_by(290_000)) {
+            let size = from + 290_000;
+            peer.send(&Message::Open { stage, hint: path(""), size: 290_000 }, b"");
+            for (at, piece) in content[from..size].chunks(100_000).enumerate() {
+                peer.send(&Message::Data { stage, offset: at as u64 * 100_000 }, piece);
+            }
+            let next = peer.next;
+            let mut more = append("f", version, from, &content[..size]);
+            if let Op::Append { stage: of, .. } = &mut more {
+                *of = Some(stage);
+            }
+            assert_eq!(peer.op(more), None);
+            version = next;
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+    peer.bye().unwrap();
+}
+
+#[test]
 fn what_does_not_fit_is_left_alone() {
     let world = World::new();
     let mut peer = world.connect();

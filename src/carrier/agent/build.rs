@@ -31,6 +31,8 @@ const SLICES: usize = 4;
 pub(super) struct Large {
     pub(super) id: OpId,
     pub(super) path: RelPath,
+    /// As it was looked at.
+    pub(super) size: u64,
     pub(super) meta: Meta,
     /// What stands in its place and has to go, if its kind differs.
     pub(super) replaces: Option<lsync_protocol::entry::Kind>,
@@ -292,7 +294,7 @@ fn content(
     built: &mut Built,
 ) {
     if size > INLINE_MAX {
-        return built.large.push(Large { id, path, meta, replaces, bases });
+        return built.large.push(Large { id, path, size, meta, replaces, bases });
     }
     let read = match root {
         Some(root) => read::read_small(root, &path, INLINE_MAX),
@@ -312,8 +314,9 @@ fn content(
                 built.said.push(Carried::Unsettled { id });
             }
         }
-        Err(ReadError::TooLarge(_)) => {
-            built.large.push(Large { id, path, meta, replaces, bases });
+        Err(ReadError::TooLarge(entry)) => {
+            let size = entry.size;
+            built.large.push(Large { id, path, size, meta, replaces, bases });
         }
         Err(ReadError::Missing | ReadError::NotFile(_)) => {
             built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished });

@@ -3,6 +3,7 @@
 //! A stage has no path: content flows under a number, and only when all of it is there does the
 //! mirror say what it is called by then. So a rename above a file in flight waits for nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,8 +31,10 @@ use super::{Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
 use crate::error::plain;
 
-/// Files being brought at a time; they share the link fairly.
-const AT_ONCE: usize = 4;
+/// Files being brought at a time, smaller ones and others; all share the link fairly.
+const AT_ONCE: [usize; 2] = [4, 4];
+/// A smaller one has at most so many bytes: it does not wait for those of many minutes.
+const SMALLER: u64 = 8 << 20;
 
 /// Content that is complete on the target and has no name yet.
 #[derive(Debug)]
@@ -113,38 +116,61 @@ pub(super) async fn bring(
     events: mpsc::Sender<Carried>,
     shared: Arc<Shared>,
 ) {
-    let mut running: JoinSet<()> = JoinSet::new();
+    let mut running: JoinSet<usize> = JoinSet::new();
     let mut open = true;
+    let mut waiting: [VecDeque<Large>; 2] = Default::default();
+    let mut count = [0; 2];
     while open || !running.is_empty() {
         tokio::select! {
-            file = files.recv(), if open && running.len() < AT_ONCE => match file {
-                Some(file) => {
-                    let (bulk, events, shared) = (bulk.clone(), events.clone(), Arc::clone(&shared));
-                    running.spawn(async move {
-                        let id = file.id;
-                        let brought = one(file, &bulk, &shared).await;
-                        locked(&shared.bringing).remove(&id);
-                        locked(&shared.cancelled).remove(&id);
-                        let said = match brought {
-                            Ok(settled) => {
-                                if !settled {
-                                    let _ = events.send(Carried::Unsettled { id }).await;
-                                }
-                                Carried::Staged { id }
-                            }
-                            Err(Stopped::Link) => return,
-                            Err(Stopped::Here(why)) => Carried::NotBuilt { id, why },
-                            Err(Stopped::There(why)) => not_taken(id, why),
-                            Err(Stopped::Other) => Carried::NotBuilt { id, why: NotBuilt::Vanished },
-                        };
-                        let _ = events.send(said).await;
-                    });
-                }
+            file = files.recv(), if open => match file {
+                Some(file) => waiting[usize::from(file.size > SMALLER)].push_back(file),
                 None => open = false,
             },
-            _ = running.join_next(), if !running.is_empty() => {}
+            Some(ended) = running.join_next() => {
+                if let Ok(kind) = ended {
+                    count[kind] -= 1;
+                }
+            }
+        }
+        for kind in 0..AT_ONCE.len() {
+            while count[kind] < AT_ONCE[kind]
+                && let Some(file) = waiting[kind].pop_front()
+            {
+                count[kind] += 1;
+                let (bulk, events, shared) = (bulk.clone(), events.clone(), Arc::clone(&shared));
+                running.spawn(async move {
+                    bring_one(file, &bulk, &events, &shared).await;
+                    kind
+                });
+            }
         }
     }
+}
+
+/// Brings one file, and says how that ended.
+async fn bring_one(
+    file: Large,
+    bulk: &mpsc::Sender<Bulk>,
+    events: &mpsc::Sender<Carried>,
+    shared: &Arc<Shared>,
+) {
+    let id = file.id;
+    let brought = one(file, bulk, shared).await;
+    locked(&shared.bringing).remove(&id);
+    locked(&shared.cancelled).remove(&id);
+    let said = match brought {
+        Ok(settled) => {
+            if !settled {
+                let _ = events.send(Carried::Unsettled { id }).await;
+            }
+            Carried::Staged { id }
+        }
+        Err(Stopped::Link) => return,
+        Err(Stopped::Here(why)) => Carried::NotBuilt { id, why },
+        Err(Stopped::There(why)) => not_taken(id, why),
+        Err(Stopped::Other) => Carried::NotBuilt { id, why: NotBuilt::Vanished },
+    };
+    let _ = events.send(said).await;
 }
 
 /// Why a file was not brought.

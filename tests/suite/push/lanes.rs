@@ -126,6 +126,19 @@ fn large_files_share_the_link() {
 }
 
 #[test]
+fn a_file_of_some_hundred_kilobytes_waits_for_no_large_one() {
+    let narrow = Narrow::new();
+    let push = narrow.live();
+    // As many as are brought at a time.
+    narrow.large(&["one", "two", "three", "four"], 9 * MIB);
+    fs::write(narrow.stage.path("aside"), noise(9, 200_000)).unwrap();
+    fs::rename(narrow.stage.path("aside"), narrow.stage.s("medium")).unwrap();
+    wait_there(&narrow.stage.t("medium"));
+    assert_eq!(narrow.stages().len(), 4, "the large ones were faster");
+    drop(push);
+}
+
+#[test]
 fn a_rename_above_a_file_in_flight_does_not_wait_for_it() {
     let narrow = Narrow::new();
     fs::create_dir_all(narrow.stage.s("dir/below")).unwrap();
