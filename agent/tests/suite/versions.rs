@@ -130,8 +130,8 @@ fn a_file_grows_in_place() {
     assert_eq!(peer.op(more), None);
     assert!(fs::read(world.at("f")).unwrap() == content);
     assert_eq!(fs::metadata(world.at("f")).unwrap().ino(), inode);
-    assert!(known(&mut peer, "f", next));
     assert_eq!(world.stages(), [] as [std::path::PathBuf; 0]);
+    assert!(known(&mut peer, "f", next));
     peer.bye().unwrap();
 }
 
