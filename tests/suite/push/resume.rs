@@ -89,7 +89,9 @@ fn the_link_alone_is_cut() {
     let stage = &counted.stage;
     let push = counted.push(&["--compress", "off"]);
     push.wait_event("ready");
-    fs::write(stage.s("f"), noise(7, SIZE)).unwrap();
+    // At once: what is still being written goes in parts.
+    fs::write(stage.path("aside"), noise(7, SIZE)).unwrap();
+    fs::rename(stage.path("aside"), stage.s("f")).unwrap();
     wait_for(stage, SIZE / 8 * 5);
     counted.relay.take();
     assert!(stage.world().kill(|name| name.starts_with("lsync-agent")));
