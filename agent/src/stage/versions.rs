@@ -74,14 +74,13 @@ impl Versions {
     /// where nobody else wrote to it.
     pub(crate) fn put(&self, id: OpId, file: &OwnedFd, before: &Stat, blocks: Blocks) {
         let Ok(stamp) = crate::meta::stat_fd(file) else { return };
+        let untouched = before.size == stamp.size && before.mtime == stamp.mtime;
+        let few = blocks.chains.len() as u64 <= KEPT_BLOCKS;
+        // Asked of the file system before the lock is taken.
+        let good = untouched && few && telling(&stamp) && is_local(file);
         let mut state = self.lock();
         state.forget(&stamp);
-        let untouched = before.size == stamp.size && before.mtime == stamp.mtime;
-        if !untouched
-            || !telling(&stamp)
-            || blocks.chains.len() as u64 > KEPT_BLOCKS
-            || !is_local(file)
-        {
+        if !good {
             return;
         }
         state.clock += 1;
