@@ -9,8 +9,10 @@
 mod index;
 #[cfg(test)]
 mod pairs;
+mod succession;
 
 pub use index::{BLOCKS_MAX, BadSums, Index};
+pub use succession::Succession;
 
 use super::sums::{Rolling, strong};
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lsync_agent::meta::Stat;
 use lsync_agent::read::{FileReader, ReadError};
 use lsync_protocol::delta::block;
+use lsync_protocol::delta::search::Index;
 use lsync_protocol::entry::{Entry, Kind, Meta, Time};
 use lsync_protocol::frame;
 use lsync_protocol::message::{Hash, Message, Op, OpId};
@@ -308,12 +309,18 @@ struct Brought {
 }
 
 impl Brought {
-    fn of(reader: FileReader, settled: bool, body: Body, proof: Proof) -> Result<Brought, Stopped> {
+    fn of(
+        reader: FileReader,
+        settled: bool,
+        body: Body,
+        proof: Proof,
+        sums: Option<Arc<Index>>,
+    ) -> Result<Brought, Stopped> {
         // Without all of its blocks there is no hash; it was read to its end.
         let hash = reader.hash().ok_or(Stopped::Here(NotBuilt::Vanished))?;
         let (file, block, entry) = (reader.identity(), reader.block(), reader.entry().clone());
         let chains = Arc::new(reader.into_chains());
-        let version = Version { file, size: entry.size, block, chains, proof };
+        let version = Version { file, size: entry.size, block, chains, sums, proof };
         Ok(Brought { settled, entry, hash, body, version })
     }
 }
@@ -405,11 +412,16 @@ async fn all_of(
             Err(reader)
         }
     };
-    let ((reader, settled), from_base) = match delta {
-        Ok(brought) => (brought, true),
-        Err(reader) => (whole::bring(lane, reader).await?, false),
-    };
-    Brought::of(reader, settled, Body::Whole { from_base }, Proof::read(began).edited(edited))
+    let proof = || Proof::read(began).edited(edited);
+    match delta {
+        Ok(delta::Delta { reader, settled, sums }) => {
+            Brought::of(reader, settled, Body::Whole { from_base: true }, proof(), sums)
+        }
+        Err(reader) => {
+            let (reader, settled) = whole::bring(lane, reader).await?;
+            Brought::of(reader, settled, Body::Whole { from_base: false }, proof(), None)
+        }
+    }
 }
 
 async fn blocking<T: Send + 'static>(

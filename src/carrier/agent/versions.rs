@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use lsync_protocol::delta::search::Index;
 use lsync_protocol::delta::tree::Chain;
 use lsync_protocol::delta::{BLOCKS, block};
 use lsync_protocol::handshake::Identity;
@@ -37,6 +38,8 @@ pub(super) struct Version {
     pub(super) block: u32,
     /// Of all blocks, in order.
     pub(super) chains: Arc<Vec<Chain>>,
+    /// The sums of nearly all of it in blocks to be looked for at any offset, once they were needed.
+    pub(super) sums: Option<Arc<Index>>,
     pub(super) proof: Proof,
 }
 
@@ -101,7 +104,8 @@ impl Version {
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Kept>() + size_of_val(&self.chains[..])
+        let sums = self.sums.as_ref().map_or(0, |sums| sums.bytes());
+        size_of::<Kept>() + size_of_val(&self.chains[..]) + sums
     }
 }
 
@@ -295,6 +299,7 @@ mod tests {
             size: blocks as u64 * 16384,
             block: 16384,
             chains: Arc::new(vec![[0; 32]; blocks]),
+            sums: None,
             proof: Proof { unproven: None, read: None, edited: false },
         }
     }

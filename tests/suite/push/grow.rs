@@ -66,6 +66,45 @@ fn what_was_brought_before_is_known() {
 }
 
 #[test]
+fn what_was_looked_for_once_is_looked_for_again_without_asking() {
+    let counted = Counted::new(8 * MIB);
+    let stage = &counted.stage;
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    let aside = stage.source().with_extension("aside");
+    let change = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut content = fs::read(stage.s("f")).unwrap();
+        change(&mut content);
+        fs::write(&aside, &content).unwrap();
+        fs::rename(&aside, stage.s("f")).unwrap();
+        counted.settled()
+    };
+    // The first is known whole by its blocks, but not what they are at any offset.
+    let bytes = change(&|content| content[0] ^= 1);
+    assert!(bytes < 24 * 1024, "a byte: {bytes}");
+    // 12 bytes for each KiB of the base.
+    let bytes = change(&|content| content.splice(0..0, noise(2, 1000)).for_each(drop));
+    assert!((96 * 1024..150 * 1024).contains(&bytes), "something before all of it: {bytes}");
+    for n in 0..3 {
+        let bytes = change(&|content| content.splice(0..0, noise(3 + n, 1000)).for_each(drop));
+        assert!(bytes < 24 * 1024, "once more: {bytes}");
+    }
+    let bytes = change(&|content| content.drain(5 * MIB..5 * MIB + 777).for_each(drop));
+    assert!(bytes < 24 * 1024, "something taken out: {bytes}");
+    // What stands where it stood, and what is new, is in them too.
+    let bytes = change(&|content| content[MIB..2 * MIB].copy_from_slice(&noise(9, MIB)));
+    assert!(bytes < MIB as u64 + 64 * 1024, "a MiB: {bytes}");
+    let bytes = change(&|content| content.splice(MIB / 2..MIB / 2, *b"abc").for_each(drop));
+    assert!(bytes < 24 * 1024, "something before the new: {bytes}");
+    // A file that somebody has changed on the target is another base.
+    fs::write(stage.t("f"), &fs::read(stage.s("f")).unwrap()[..4 * MIB]).unwrap();
+    let bytes = change(&|content| content.splice(0..0, noise(8, 1000)).for_each(drop));
+    assert!(bytes < 5 * MIB as u64, "what is left there is still of use: {bytes}");
+    push.terminate();
+    stage.no_temporary_names();
+}
+
+#[test]
 fn a_local_file_grows_in_place_too() {
     let stage = Stage::new(Way::Local);
     fs::write(stage.s("f"), noise(1, 200_000)).unwrap();

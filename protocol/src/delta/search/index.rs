@@ -59,12 +59,12 @@ pub enum BadSums {
 }
 
 /// A block of the base.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
     /// Where it starts in the base.
     pub(super) from: u64,
     pub(super) strong: u64,
-    weak: u32,
+    pub(super) weak: u32,
     /// Its bytes: the index's block, or less at the end of a range.
     pub(super) len: u32,
 }
@@ -79,7 +79,7 @@ pub struct Index {
     /// In the order of the base.
     blocks: Vec<Block>,
     /// Where the last range ends.
-    end: u64,
+    pub(super) end: u64,
     /// For each bucket the first block in it, plus one; 0 is none.
     heads: Vec<u32>,
     /// For each block the next in its bucket, plus one; 0 is none.
@@ -149,6 +149,37 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// An index of these blocks of another base, in its order and not more than [`BLOCKS_MAX`].
+    pub(super) fn of(block: u32, blocks: Vec<Block>) -> Index {
+        let mut index = Index::new(block);
+        index.end = blocks.last().map_or(0, |last| last.from + u64::from(last.len));
+        index.next = vec![0; blocks.len()];
+        index.blocks = blocks;
+        index.lay_out((index.blocks.len() * 2).next_power_of_two().max(BUCKETS_MIN));
+        index
+    }
+
+    /// Bytes of each block, but for the last one of a range.
+    pub fn block(&self) -> u32 {
+        self.block
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.blocks[..])
+            + size_of_val(&self.next[..])
+            + size_of_val(&self.heads[..])
+            + size_of_val(&self.filter[..])
+    }
+
+    /// The blocks within this range of the base.
+    pub(super) fn within(&self, from: u64, len: u64) -> &[Block] {
+        let first = self.blocks.partition_point(|block| block.from < from);
+        let end = from.saturating_add(len);
+        let last = self.blocks.partition_point(|block| block.from + u64::from(block.len) <= end);
+        self.blocks.get(first..last).unwrap_or_default()
     }
 
     /// How many blocks there are.

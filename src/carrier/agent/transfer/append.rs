@@ -99,7 +99,9 @@ pub(super) async fn bring(
             };
             let bytes = (!staged).then_some(growth.rest);
             let body = Body::Rest { version: id, from: version.size, bytes };
-            return Brought::of(growth.reader, settled, body, proof).map(Some);
+            // What came behind is not in them; when that is too much they are of no use.
+            let sums = version.sums.clone().filter(|sums| sums.reach(size));
+            return Brought::of(growth.reader, settled, body, proof, sums).map(Some);
         }
     }
 }

@@ -1,95 +1,167 @@
 //! The hunt: what did not stand at its place is looked for at every byte, and what is nowhere
-//! becomes content to be sent.
+//! becomes content to be sent. What was not hashed yet is hashed on the way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use lsync_agent::read::FileReader;
-use lsync_protocol::delta::search::{Copy, Index, Search};
+use lsync_protocol::delta::search::{Copy, Index, Search, Succession};
 use lsync_protocol::frame::PIECE;
 
-use super::{HARDLY, PATIENCE, Ranges};
-use crate::carrier::agent::transfer::{Lane, Stopped};
+use super::base::{Base, Left};
+use super::copies::Copies;
+use super::{HARDLY, Ranges, bytes};
+use crate::carrier::agent::transfer::{Lane, Stopped, blocking};
 
-/// So much of the file is looked at at a time, or two blocks if that is more.
-const WINDOW: u64 = 2 << 20;
+/// So much of the file is looked at at a time, or two blocks if that is more: what was hashed is
+/// still in the processor's cache then.
+const WINDOW: u64 = 1 << 20;
 /// A go ends with so many bytes of content.
 const CONTENT: usize = 4 * PIECE;
-/// Or when so much was looked at.
-const LOOKED: u64 = 32 << 20;
+/// Or when so much was looked at, or hashed.
+const LOOKED: u64 = 8 << 20;
+/// When so much was looked at and hardly anything found, nothing more is looked for.
+const PATIENCE: u64 = 64 << 20;
+/// The sums of the base that stand so far ahead of what is looked at are waited for.
+const NEAR: u64 = 32 << 20;
+/// So much of a window may be nowhere in what is known of the base so far, or two blocks if that is
+/// more. Else all of its sums are waited for.
+const LITTLE: u64 = 64 << 10;
 
 /// What is to be searched, and how far it is.
-pub(super) struct Hunt {
+struct Hunt {
     reader: FileReader,
     ranges: VecDeque<(u64, u64)>,
-    index: Option<Arc<Index>>,
     key: [u8; 32],
     /// Up to here the stage may have something else than zeros.
     kept: u64,
     looked: u64,
     found: u64,
-    window_size: u64,
+    /// Searching what is not there costs more than it saves.
+    vain: bool,
     window: Vec<u8>,
+    /// What is known of the result; and of whose blocks, if not of those that are looked for.
+    next: Option<Succession>,
+    heir: Option<Arc<Index>>,
 }
 
 /// What makes some of the content.
-pub(super) enum Step {
-    /// Where to, where from, how many bytes.
-    Copy(u64, u64, u64),
+enum Step {
+    Copy(Copy),
     /// A frame of content, and what it costs.
     Frame(Vec<u8>, u32),
 }
 
 /// What one go came to.
 #[derive(Default)]
-pub(super) struct Go {
+struct Go {
     /// What makes the content, from front to back.
-    pub(super) steps: Vec<Step>,
+    steps: Vec<Step>,
+    /// So much of it is sent.
+    content: usize,
+    /// What comes next may be where the base is not known yet.
+    wanting: bool,
     /// Nothing is left.
-    pub(super) end: bool,
+    end: bool,
+}
+
+/// Looks for what is left, and sends what is nowhere; zeros too, where something was kept. Gives what
+/// is then known of the result's blocks.
+pub(super) async fn hunt(
+    base: &mut Base<'_>,
+    reader: FileReader,
+    left: Left,
+    kept: u64,
+) -> Result<(FileReader, Option<Arc<Index>>), Stopped> {
+    let Left { new, same, mut sought } = left;
+    let (lane, size) = (base.lane, reader.entry().size);
+    let in_order = kept == 0 && bytes(&new) == size;
+    let whole = sought.is_whole(base.size) && !sought.is_nothing();
+    let heir = if whole { None } else { base.sums().cloned() };
+    let next = match &heir {
+        Some(heir) => Some(Succession::new(heir.block())),
+        None => whole.then(|| Succession::new(sought.index().block())),
+    };
+    let mut hunt = Hunt {
+        reader,
+        ranges: new.into(),
+        key: lane.shared.key,
+        kept,
+        looked: 0,
+        found: 0,
+        vain: false,
+        window: Vec::new(),
+        next,
+        heir,
+    };
+    let mut copies = Copies::default();
+    let mut wanting = false;
+    loop {
+        lane.go_on()?;
+        base.believed()?;
+        if let Some(&(at, _)) = hunt.ranges.front() {
+            let until = if wanting { u64::MAX } else { at.saturating_add(NEAR) };
+            sought.wait(base, until).await?;
+        }
+        let (of, index) = (lane.clone(), Arc::clone(sought.index()));
+        let complete = sought.is_complete();
+        let (back, go) = blocking(move || {
+            let go = hunt.go(&of, &index, complete)?;
+            Ok((hunt, go))
+        })
+        .await?;
+        hunt = back;
+        wanting = go.wanting;
+        // Where nothing stood at its place all of it goes in order: then the agent can hash it on its
+        // way. Else copies go first, many a message.
+        let mut frames = Vec::new();
+        for step in go.steps {
+            match step {
+                Step::Copy(copy) => copies.push(copy.to, copy.from, copy.len),
+                Step::Frame(frame, cost) if in_order => {
+                    copies.send(lane).await?;
+                    lane.send(frame, cost).await?;
+                }
+                Step::Frame(frame, cost) => frames.push((frame, cost)),
+            }
+        }
+        copies.send(lane).await?;
+        for (frame, cost) in frames {
+            lane.send(frame, cost).await?;
+        }
+        if go.end {
+            let sums = hunt.next.take().and_then(|next| {
+                let known = hunt.heir.as_ref().unwrap_or(sought.index());
+                succeeded(next, known, &same, size)
+            });
+            return Ok((hunt.reader, sums));
+        }
+    }
+}
+
+/// What is known of the result, with what stands where it stood.
+fn succeeded(mut next: Succession, known: &Index, same: &Ranges, size: u64) -> Option<Arc<Index>> {
+    for &(at, len) in same {
+        next.copied(known, Copy { to: at, from: at, len });
+    }
+    next.into_index(size).map(Arc::new)
 }
 
 impl Hunt {
-    pub(super) fn new(
-        reader: FileReader,
-        ranges: Ranges,
-        index: Option<(u32, Arc<Index>)>,
-        key: [u8; 32],
-        kept: u64,
-    ) -> Hunt {
-        let (block, index) = index.unzip();
-        Hunt {
-            reader,
-            ranges: ranges.into(),
-            index,
-            key,
-            kept,
-            looked: 0,
-            found: 0,
-            window_size: WINDOW.max(2 * u64::from(block.unwrap_or(0))),
-            window: Vec::new(),
-        }
-    }
-
-    pub(super) fn into_reader(self) -> FileReader {
-        self.reader
-    }
-
-    /// Goes on for a while.
-    pub(super) fn go(&mut self, lane: &Lane) -> Result<Go, Stopped> {
+    /// Goes on for a while, looking for these blocks; there may come more unless they are `complete`.
+    fn go(&mut self, lane: &Lane, index: &Index, complete: bool) -> Result<Go, Stopped> {
         let mut go = Go::default();
-        let mut content = 0;
         let begun = self.looked;
         if self.looked >= PATIENCE && self.found < self.looked / HARDLY {
-            // Searching what is not there costs more than it saves.
-            self.index = None;
+            (self.vain, self.next) = (true, None);
         }
-        let index = self.index.clone();
-        let mut search = index.as_ref().map(|index| Search::new(index, &self.key));
+        let mut search = (!self.vain).then(|| Search::new(index, &self.key));
+        let block = u64::from(index.block());
+        let hashed = self.hashed().saturating_add(LOOKED);
         let mut found: Vec<Copy> = Vec::new();
-        while content < CONTENT && self.looked < begun + LOOKED {
+        while go.content < CONTENT && self.looked < begun + LOOKED {
             let Some((at, len)) = self.ranges.pop_front() else {
-                go.end = true;
+                go.end = self.hash(self.reader.entry().size, hashed)?;
                 break;
             };
             // Where nothing was written a stage reads as zeros.
@@ -99,7 +171,11 @@ impl Hunt {
             };
             let Some((from, to)) = data else { continue };
             let (at, len) = (from, at + len - from);
-            let size = (to - from).min(self.window_size) as usize;
+            let size = (to - from).min(WINDOW.max(2 * block)) as usize;
+            if !self.hash(at + size as u64, hashed)? {
+                self.put_back(at, len);
+                break;
+            }
             let mut window = std::mem::take(&mut self.window);
             self.reader.read(at, size, &mut window)?;
             found.clear();
@@ -108,20 +184,49 @@ impl Hunt {
                 Some(search) => search.next(at, &window, last, &mut found),
                 None => size,
             };
+            let copied: u64 = found.iter().map(|copy| copy.len).sum();
+            go.wanting = !self.vain && !complete && settled as u64 - copied > LITTLE.max(2 * block);
+            if go.wanting {
+                self.window = window;
+                self.put_back(at, len);
+                break;
+            }
             let mut rest = at;
-            for copy in &found {
-                content += literal(lane, &mut go, at, rest, copy.to, &window);
-                go.steps.push(Step::Copy(copy.to, copy.from, copy.len));
-                self.found += copy.len;
+            for &copy in &found {
+                self.literal(
+                    lane,
+                    &mut go,
+                    rest,
+                    &window[(rest - at) as usize..(copy.to - at) as usize],
+                );
+                if let Some(next) = &mut self.next {
+                    next.copied(self.heir.as_deref().unwrap_or(index), copy);
+                }
+                go.steps.push(Step::Copy(copy));
                 rest = copy.to + copy.len;
             }
-            let end = at + settled as u64;
-            content += literal(lane, &mut go, at, rest, end, &window);
+            self.literal(lane, &mut go, rest, &window[(rest - at) as usize..settled]);
+            self.found += copied;
             self.looked += settled as u64;
             self.window = window;
-            self.put_back(end, len - settled as u64);
+            self.put_back(at + settled as u64, len - settled as u64);
         }
         Ok(go)
+    }
+
+    /// So much was hashed.
+    fn hashed(&self) -> u64 {
+        self.reader.chains().len() as u64 * u64::from(self.reader.block())
+    }
+
+    /// Hashes up to `end`, but not beyond `most`: whether it got there.
+    fn hash(&mut self, end: u64, most: u64) -> Result<bool, Stopped> {
+        while self.hashed() < end.min(most) {
+            if self.reader.read_on()?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(self.hashed() >= end)
     }
 
     fn put_back(&mut self, at: u64, len: u64) {
@@ -129,14 +234,17 @@ impl Hunt {
             self.ranges.push_front((at, len));
         }
     }
-}
 
-/// Content from `from` to `to`, which lies in the window that begins at `at`.
-fn literal(lane: &Lane, go: &mut Go, at: u64, from: u64, to: u64, window: &[u8]) -> usize {
-    let bytes = window.get((from - at) as usize..(to - at) as usize).unwrap_or_default();
-    if !bytes.is_empty() {
-        let frames = lane.frames(from, bytes);
+    /// Content that stands at `at` and is not in the base.
+    fn literal(&mut self, lane: &Lane, go: &mut Go, at: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let frames = lane.frames(at, bytes);
         go.steps.extend(frames.into_iter().map(|(frame, cost)| Step::Frame(frame, cost)));
+        go.content += bytes.len();
+        if let Some(next) = &mut self.next {
+            next.added(&self.key, at, bytes);
+        }
     }
-    bytes.len()
 }
