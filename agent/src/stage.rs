@@ -20,6 +20,7 @@ mod base;
 mod chains;
 mod copy;
 mod large;
+mod spread;
 mod versions;
 
 pub(crate) use base::{Base, STEP, chains_of, fill};

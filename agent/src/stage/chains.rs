@@ -92,9 +92,54 @@ impl Running {
         Running { block, chains, hasher, filled: 0, at }
     }
 
+    /// Some whole blocks of a content, from there on, which is where one begins.
+    pub(super) fn part(block: u32, at: u64) -> Running {
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(at);
+        Running { block, chains: Vec::new(), hasher, filled: 0, at }
+    }
+
+    /// Bytes of a block.
+    pub(super) fn block(&self) -> u32 {
+        self.block
+    }
+
     /// How much came.
     pub(super) fn at(&self) -> u64 {
         self.at
+    }
+
+    /// How many bytes are missing of the last block.
+    pub(super) fn missing(&self) -> u64 {
+        match self.filled {
+            0 => 0,
+            filled => u64::from(self.block) - filled,
+        }
+    }
+
+    /// Whole blocks come, of which nothing is missing before; and something must come behind them.
+    /// `None` as [`Running::update`] has it.
+    pub(super) fn blocks(&mut self, chains: Vec<Chain>) -> Option<()> {
+        if chains.is_empty() {
+            return Some(());
+        }
+        if self.filled > 0 {
+            self.chains.push(self.hasher.finalize_non_root());
+        }
+        self.at += chains.len() as u64 * u64::from(self.block);
+        self.chains.extend(chains);
+        self.hasher = Hasher::new();
+        self.hasher.set_input_offset(self.at);
+        self.filled = 0;
+        (self.chains.len() as u64 <= KEPT_BLOCKS).then_some(())
+    }
+
+    /// The chaining values of whole blocks: of a part.
+    pub(super) fn into_chains(mut self) -> Vec<Chain> {
+        if self.filled > 0 {
+            self.chains.push(self.hasher.finalize_non_root());
+        }
+        self.chains
     }
 
     /// More of it comes. `None`: it is so much more than was announced that its blocks are too many
@@ -185,6 +230,25 @@ mod tests {
                 }
             }
             content.clear();
+        }
+    }
+
+    #[test]
+    fn blocks_that_others_hashed_are_blocks_like_any() {
+        let content: Vec<u8> = (0..300_000).map(|i: usize| (i * 31 % 251) as u8).collect();
+        let block = 16 << 10;
+        for before in [0, 1, block / 2, block, block + 1, 3 * block] {
+            let mut running = Running::new(content.len() as u64);
+            running.update(&content[..before]).unwrap();
+            running.blocks(Vec::new()).unwrap();
+            let head = before + running.missing() as usize;
+            assert!(head.is_multiple_of(block));
+            running.update(&content[before..head]).unwrap();
+            let mut part = Running::part(block as u32, head as u64);
+            part.update(&content[head..head + 5 * block]).unwrap();
+            running.blocks(part.into_chains()).unwrap();
+            running.update(&content[head + 5 * block..]).unwrap();
+            assert_eq!(running.finish().0, *blake3::hash(&content).as_bytes(), "{before}");
         }
     }
 

@@ -5,8 +5,8 @@
 //! cannot be, by reading and writing.
 
 use std::ops::Range;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use lsync_protocol::delta::tree;
 use lsync_protocol::message::{Hash, Trouble};
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::base::{Base, block_at, chains_of, fill};
 use super::chains::{Blocks, Running};
 use super::large::{Content, Here, Stage, ZEROS};
+use super::spread;
 use super::write_at;
 use crate::fault::Call;
 use crate::meta;
@@ -40,6 +41,8 @@ pub(super) struct Copies {
     data: Range<u64>,
     /// Bytes of a block.
     block: u32,
+    /// Held by the thread that writes.
+    writes: Mutex<()>,
     /// Blocks that are the base's: copied whole, to where they were, and untouched since.
     same: Vec<bool>,
 }
@@ -148,8 +151,35 @@ impl Here {
         Ok(())
     }
 
-    /// Copies by reading and writing behind what was hashed so far: where the last write ended.
+    /// Copies by reading and writing behind what was hashed so far: where the last write ended. What
+    /// is whole blocks there is copied by several threads.
     fn copy_hashed(
+        &self,
+        base: &Base,
+        from: u64,
+        len: u64,
+        running: &mut Running,
+        stop: &AtomicBool,
+    ) -> Result<u64, Trouble> {
+        let block = running.block();
+        let head = running.missing().min(len);
+        let whole = (len - head).saturating_sub(1) / u64::from(block) * u64::from(block);
+        let written = AtomicU64::new(self.copy_run(base, from, head, running, stop)?);
+        let (to, middle) = (running.at(), from + head);
+        let chains = spread::chains(block, to..to + whole, |range| {
+            let mut part = Running::part(block, range.start);
+            let from = middle + (range.start - to);
+            let end = self.copy_run(base, from, range.end - range.start, &mut part, stop)?;
+            written.fetch_max(end, Ordering::Relaxed);
+            Ok(part.into_chains())
+        })?;
+        running.blocks(chains).ok_or_else(|| trouble(Errno::FBIG))?;
+        let end = self.copy_run(base, middle + whole, len - head - whole, running, stop)?;
+        Ok(written.into_inner().max(end))
+    }
+
+    /// Copies some of it, in order.
+    fn copy_run(
         &self,
         base: &Base,
         from: u64,
@@ -170,6 +200,8 @@ impl Here {
             fill(&base.fd, at, part).map_err(|_| shorter())?;
             // What was a hole becomes one again, as far as whole steps of zeros are.
             if part.iter().any(|&byte| byte != 0) {
+                // The kernel lets one write at a time, and the others spin: they had better sleep.
+                let _one = self.copies.writes.lock().unwrap_or_else(PoisonError::into_inner);
                 write_at(&self.file, part, running.at()).map_err(trouble)?;
                 written = running.at() + part.len() as u64;
             }

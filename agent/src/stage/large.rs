@@ -12,10 +12,10 @@ use lsync_protocol::message::{Hash, MAX_ASKS, Trouble};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
-use super::base::Base;
+use super::base::{Base, fill};
 use super::chains::{Blocks, Running};
 use super::copy::Copies;
-use super::{Fresh, Names, write_at};
+use super::{Fresh, Names, spread, write_at};
 use crate::fault::Call;
 use crate::trouble::{said, trouble};
 
@@ -79,6 +79,11 @@ pub(crate) struct Here {
     /// Known when it is taken.
     pub(super) base: Option<Arc<Base>>,
 }
+
+/// How much is read at a time, by each thread.
+const STEP: u64 = 128 * 1024;
+/// How much is read before the threads are joined.
+const ROUND: u64 = 64 << 20;
 
 pub(super) const ZEROS: &[u8] = &[0; 64 * 1024];
 
@@ -324,7 +329,7 @@ impl Here {
         size: u64,
         hash: &Hash,
         stop: &AtomicBool,
-        fault: impl Fn(Call) -> Result<(), Errno>,
+        fault: impl Fn(Call) -> Result<(), Errno> + Sync,
     ) -> Result<Option<Blocks>, Trouble> {
         if self.end != size {
             rustix::fs::ftruncate(&self.file, size).map_err(trouble)?;
@@ -345,32 +350,47 @@ impl Here {
         if found == *hash { Ok(blocks) } else { Err(said("the content does not match its hash")) }
     }
 
+    /// Hashes what lies there, by several threads but for what makes the end.
     fn read_back(
         &self,
         size: u64,
         stop: &AtomicBool,
-        fault: &impl Fn(Call) -> Result<(), Errno>,
+        fault: &(impl Fn(Call) -> Result<(), Errno> + Sync),
     ) -> Result<(Hash, Option<Blocks>), Trouble> {
         let mut running = Running::new(size);
-        let mut buffer = vec![0; 128 * 1024];
-        let mut at = 0;
-        while at < size {
+        let block = u64::from(running.block());
+        let whole = size.saturating_sub(1) / block * block;
+        while running.at() < whole {
+            let range = running.at()..(running.at() + ROUND.max(block)).min(whole);
+            let chains = spread::chains(running.block(), range, |range| {
+                let mut part = Running::part(running.block(), range.start);
+                self.read_run(range.end, &mut part, stop, fault)?;
+                Ok(part.into_chains())
+            })?;
+            running.blocks(chains).ok_or_else(|| trouble(Errno::FBIG))?;
+        }
+        self.read_run(size, &mut running, stop, fault)?;
+        Ok(running.finish())
+    }
+
+    /// Hashes on up to `end`.
+    fn read_run(
+        &self,
+        end: u64,
+        running: &mut Running,
+        stop: &AtomicBool,
+        fault: &impl Fn(Call) -> Result<(), Errno>,
+    ) -> Result<(), Trouble> {
+        let mut buffer = vec![0; STEP.min(end - running.at()) as usize];
+        while running.at() < end {
             if stop.load(Ordering::Relaxed) {
                 return Err(said("the link ended"));
             }
-            let most =
-                usize::try_from(size - at).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+            let step = STEP.min(end - running.at()) as usize;
             fault(Call::Check).map_err(trouble)?;
-            match rustix::io::pread(&self.file, &mut buffer[..most], at) {
-                Ok(0) => return Err(trouble(Errno::IO)),
-                Ok(n) => {
-                    running.update(&buffer[..n]).ok_or_else(|| trouble(Errno::FBIG))?;
-                    at += n as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(trouble(error)),
-            }
+            fill(&self.file, running.at(), &mut buffer[..step]).map_err(trouble)?;
+            running.update(&buffer[..step]).ok_or_else(|| trouble(Errno::FBIG))?;
         }
-        Ok(running.finish())
+        Ok(())
     }
 }

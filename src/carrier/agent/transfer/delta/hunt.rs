@@ -39,10 +39,17 @@ struct Hunt {
     found: u64,
     /// Searching what is not there costs more than it saves.
     vain: bool,
-    window: Vec<u8>,
+    window: Window,
     /// What is known of the result; and of whose blocks, if not of those that are looked for.
     next: Option<Succession>,
     heir: Option<Arc<Index>>,
+}
+
+/// Bytes of the file.
+#[derive(Default)]
+struct Window {
+    at: u64,
+    bytes: Vec<u8>,
 }
 
 /// What makes some of the content.
@@ -90,7 +97,7 @@ pub(super) async fn hunt(
         looked: 0,
         found: 0,
         vain: false,
-        window: Vec::new(),
+        window: Window::default(),
         next,
         heir,
     };
@@ -172,22 +179,21 @@ impl Hunt {
             let Some((from, to)) = data else { continue };
             let (at, len) = (from, at + len - from);
             let size = (to - from).min(WINDOW.max(2 * block)) as usize;
-            if !self.hash(at + size as u64, hashed)? {
+            if !self.hash(at, hashed)? {
                 self.put_back(at, len);
                 break;
             }
-            let mut window = std::mem::take(&mut self.window);
-            self.reader.read(at, size, &mut window)?;
+            let Window { bytes: mut window, .. } = self.window(at, size)?;
             found.clear();
             let last = from + size as u64 == to;
             let settled = match &mut search {
-                Some(search) => search.next(at, &window, last, &mut found),
+                Some(search) => search.next(at, &window[..size], last, &mut found),
                 None => size,
             };
             let copied: u64 = found.iter().map(|copy| copy.len).sum();
             go.wanting = !self.vain && !complete && settled as u64 - copied > LITTLE.max(2 * block);
             if go.wanting {
-                self.window = window;
+                self.window = Window { at, bytes: window };
                 self.put_back(at, len);
                 break;
             }
@@ -208,7 +214,8 @@ impl Hunt {
             self.literal(lane, &mut go, rest, &window[(rest - at) as usize..settled]);
             self.found += copied;
             self.looked += settled as u64;
-            self.window = window;
+            window.drain(..settled);
+            self.window = Window { at: at + settled as u64, bytes: window };
             self.put_back(at + settled as u64, len - settled as u64);
         }
         Ok(go)
@@ -227,6 +234,43 @@ impl Hunt {
             }
         }
         Ok(self.hashed() >= end)
+    }
+
+    /// At least `size` bytes from `at` on, of which what was not hashed before is hashed now: so far
+    /// as there is no such thing any more, zeros.
+    fn window(&mut self, at: u64, size: usize) -> Result<Window, Stopped> {
+        let mut window = std::mem::take(&mut self.window);
+        match at.checked_sub(window.at) {
+            Some(gone) if gone <= window.bytes.len() as u64 => {
+                drop(window.bytes.drain(..gone as usize));
+            }
+            _ => window.bytes.clear(),
+        }
+        window.at = at;
+        while window.bytes.len() < size {
+            let (missing, here) = (size - window.bytes.len(), at + window.bytes.len() as u64);
+            match self.hashed().checked_sub(here) {
+                // Hashed before: read once more.
+                Some(known) if known > 0 => {
+                    let most = usize::try_from(known).map_or(missing, |known| known.min(missing));
+                    let mut again = Vec::new();
+                    self.reader.read(here, most, &mut again)?;
+                    window.bytes.extend_from_slice(&again);
+                }
+                _ => {
+                    let read = self.reader.read_on()?.is_some();
+                    let (from, bytes) = self.reader.last();
+                    match bytes.get((here.saturating_sub(from)) as usize..) {
+                        Some(bytes) if read && from <= here => {
+                            window.bytes.extend_from_slice(bytes);
+                        }
+                        // It is read once more as a whole: see `FileReader::finish`.
+                        _ => window.bytes.resize(size, 0),
+                    }
+                }
+            }
+        }
+        Ok(window)
     }
 
     fn put_back(&mut self, at: u64, len: u64) {
