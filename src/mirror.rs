@@ -194,6 +194,8 @@ pub struct Mirror {
     clearings: Clearings,
     guard: Guard,
     halted: Option<String>,
+    /// The source seems to be empty; when that is believed.
+    emptied: Option<Instant>,
     waiting: Option<RootTrouble>,
     next_root_check: Option<Instant>,
     /// Already said to be not mirrored.
@@ -239,6 +241,7 @@ impl Mirror {
             staged: Vec::new(),
             clearings: Clearings::default(),
             halted: None,
+            emptied: None,
             waiting: None,
             next_root_check: None,
             unmirrored: BTreeSet::new(),
@@ -567,6 +570,7 @@ impl Mirror {
         // Everything has to be compared when it is back. What is on its way may arrive under a name
         // that is another by now, so that is dirty as well.
         self.there.clear();
+        self.emptied = None;
         self.problems.clear();
         // What they still ask for is answered by the same trouble, or not used.
         self.end_clearings(now);

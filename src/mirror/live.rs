@@ -25,6 +25,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PUT_BACK_MAX: u32 = 3;
 
 /// The cause of a problem that stands for the whole target.
+/// A source without names is one that has been emptied after so long.
+const EMPTIED: Duration = Duration::from_secs(1);
 const ROOT_GONE: &str = "the target's directory is gone";
 
 /// Every entry of a looked-at batch.
@@ -292,6 +294,9 @@ impl Mirror {
                 filter.verdict_deep(op.path(), dir).deletable
             })
             .collect();
+        if !looked.root_empty {
+            self.emptied = None;
+        }
         if removes.is_empty() || !self.rules.delete.live() || self.halted.is_some() {
             return Vec::new();
         }
@@ -306,6 +311,16 @@ impl Mirror {
         }
         let at_root = removes.iter().any(|op| op.path().depth() == 1);
         if at_root && looked.root_empty && !self.rules.allow_empty {
+            // Whoever removes a whole tree removes its root last: then it is gone, not empty.
+            let end = *self.emptied.get_or_insert(now + EMPTIED);
+            if now < end {
+                for op in &removes {
+                    let dir = matches!(op, Planned::Remove { kind: Kind::Dir, .. });
+                    let marks = if dir { Marks::GONE.with(Marks::DIR) } else { Marks::GONE };
+                    self.collate.mark_at(op.path(), marks, now, end);
+                }
+                return Vec::new();
+            }
             self.halt(
                 "the source has been emptied".to_owned(),
                 "deletes stop, everything else goes on; \

@@ -4,6 +4,7 @@ use super::world::*;
 use crate::config::MaxDelete;
 use crate::error::Exit;
 use crate::mirror::{Report, RootTrouble, Rules};
+use crate::watch::WatchEvent;
 use lsync_protocol::entry::Kind;
 
 const TREE: [&str; 6] = ["d/", "d/x", "d/y", "f", "g", "h"];
@@ -124,6 +125,22 @@ fn a_source_that_went_away_is_waited_for() {
         assert!(world.said.contains(&Report::Back));
         world.assert_equal();
     }
+}
+
+#[test]
+fn a_source_whose_root_goes_behind_its_names_is_gone_and_not_emptied() {
+    let mut world = World::live(rules(), &TREE);
+    for name in ["d", "f", "g", "h"] {
+        world.move_out(name);
+    }
+    // It is looked at in between, and nothing is concluded yet.
+    world.settle_for(0);
+    assert!(!halted(&world) && world.has("h"), "{:?}", world.said);
+    world.root = Some(RootTrouble::Gone);
+    world.events.push_back(WatchEvent::RootGone);
+    world.settle_for(30);
+    assert!(world.said.contains(&Report::Waiting(RootTrouble::Gone)), "{:?}", world.said);
+    assert!(!halted(&world) && world.has("h"));
 }
 
 #[test]
