@@ -190,6 +190,8 @@ pub struct MirrorConfig {
     pub size_only: bool,
     /// An ack means durable.
     pub fsync: bool,
+    /// Files of the target are written into, and not replaced.
+    pub inplace: bool,
     /// How often the whole tree is walked; `None`: never.
     pub rescan: Option<Duration>,
     /// Which watcher is used.
@@ -222,6 +224,7 @@ impl MirrorConfig {
             compress: Compress::default(),
             size_only: false,
             fsync: false,
+            inplace: false,
             rescan: Some(DEFAULT_RESCAN),
             watch: WatchChoice::default(),
             ssh: SshOptions::default(),

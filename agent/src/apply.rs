@@ -2,6 +2,7 @@
 //!
 //! What should stand there is checked before anything is touched; a new thing is always staged
 //! under a temporary name and renamed into place, so a reader sees the old or the new, complete.
+//! Two exceptions are told of where they are made: `append` and `inplace`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::trouble::problem;
 mod append;
 mod dir;
 mod file;
+mod inplace;
 mod name;
 
 /// What all threads that apply share.
@@ -32,6 +34,10 @@ pub(crate) struct Ground {
     pub(crate) names: Arc<Names>,
     /// An ack means durable.
     pub(crate) fsync: bool,
+    /// A file that is there is written into, and not replaced.
+    pub(crate) inplace: bool,
+    /// Which files are being written into.
+    pub(crate) pours: inplace::Pours,
     /// What new things without a given mode do not get.
     pub(crate) umask: u32,
     /// What the kernel takes from the mode of everything this process creates.

@@ -146,7 +146,7 @@ fn read_at(fd: &OwnedFd, offset: u64, size: usize, into: &mut Vec<u8>) -> Result
 }
 
 /// Fills a buffer from `offset` on: how far, where the file ends before.
-fn read_into(fd: &OwnedFd, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
+pub(crate) fn read_into(fd: &OwnedFd, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
     let mut filled = 0;
     while filled < into.len() {
         match rustix::io::pread(fd, &mut into[filled..], offset + filled as u64) {

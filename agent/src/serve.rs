@@ -221,6 +221,8 @@ fn ground(
         root,
         names: Names::new(u32::from_le_bytes([a, b, c, d])),
         fsync: hello.fsync,
+        inplace: hello.inplace,
+        pours: Default::default(),
         umask: options.umask,
         process_umask: meta::current_umask(),
         granularity: holds.time_granularity,

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use crate::meta;
 
 mod base;
+mod borrowed;
 mod chains;
 mod copy;
 mod large;
@@ -25,7 +26,7 @@ mod versions;
 
 pub(crate) use base::{Base, STEP, chains_of, fill};
 pub(crate) use chains::Blocks;
-pub(crate) use large::Stage;
+pub(crate) use large::{Here, Stage};
 pub(crate) use versions::Versions;
 
 /// What former links left, as far as listings came across it: of use until all is mirrored.

@@ -5,6 +5,7 @@
 mod suite {
     mod delta;
     mod hostile;
+    mod inplace;
     mod link;
     mod list;
     mod ops;

@@ -79,6 +79,8 @@ pub struct Hello {
     pub wanted: Wanted,
     /// An ack means durable.
     pub fsync: bool,
+    /// A file that is there is written into, and not replaced.
+    pub inplace: bool,
     /// Where the source stands.
     pub standing: Standing,
 }

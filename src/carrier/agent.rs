@@ -26,6 +26,7 @@ use lsync_protocol::entry::Digest;
 use lsync_protocol::frame::PIECE;
 use lsync_protocol::message::{Asked, MAX_LISTS, MAX_STAGES, Message, OpId, Outcome};
 use lsync_protocol::path::RelPath;
+use rustix::io::Errno;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -80,6 +81,8 @@ struct Shared {
     key: [u8; 32],
     /// Changes of files are worth their search: bytes on this link cost something.
     far: bool,
+    /// Files there are written into: what stands at its place needs not be written.
+    inplace: bool,
     /// Operations that name what was put together from a base.
     deltas: Mutex<BTreeMap<OpId, RelPath>>,
     /// Files that came out wrong by a delta: the next time they go whole.
@@ -133,9 +136,11 @@ impl Shared {
             let range = first..first.saturating_add(count);
             while let Some((&id, _)) = deltas.range(range.clone()).next() {
                 let Some(path) = deltas.remove(&id) else { break };
-                let failed = outcomes
-                    .iter()
-                    .any(|(of, outcome)| *of == id && matches!(outcome, Outcome::Problem(_)));
+                let failed = outcomes.iter().any(|(of, outcome)| match outcome {
+                    // A full disk says nothing about the content, and has no room for more of it.
+                    Outcome::Problem(trouble) => *of == id && !is_full(trouble.errno),
+                    _ => false,
+                });
                 let mut whole = locked(&self.whole);
                 if failed && whole.len() < WHOLE_MAX {
                     whole.insert(path);
@@ -143,6 +148,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn is_full(errno: i32) -> bool {
+    [Errno::NOSPC, Errno::DQUOT].iter().any(|full| full.raw_os_error() == errno)
 }
 
 /// What the builder is told, in order. Not bounded by itself: the mirror has a bounded number of
@@ -191,7 +200,7 @@ impl AgentCarrier {
         compress: Compress,
         events: mpsc::Sender<Carried>,
     ) -> Self {
-        let Greeted { link, welcome, key } = greeted;
+        let Greeted { link, welcome, key, inplace } = greeted;
         // Whatever it grants, no more than we care to have on the way.
         let small_all = welcome.small.clamp(1, 16 << 20);
         let bulk_most = welcome.bulk.clamp(PIECE as u32, 64 << 20);
@@ -217,6 +226,7 @@ impl AgentCarrier {
             versions: versions::Versions::default(),
             key,
             far: !link.near,
+            inplace,
             deltas: Mutex::default(),
             whole: Mutex::default(),
             piece: limit::piece(rate),

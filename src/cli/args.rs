@@ -328,7 +328,11 @@ pub(super) struct TransferArgs {
     /// Have the target's disk confirm every change
     #[arg(long)]
     pub(super) fsync: bool,
-    #[arg(long, help = later!("Write into files where they are"))]
+    /// Write into the target's files where they are, and only what differs, instead of replacing
+    /// them: they keep their inode and all their names. A reader may see old and new mixed, and so
+    /// may everybody after a crash, until the next start. What is being executed or cannot be
+    /// written to is replaced
+    #[arg(long)]
     pub(super) inplace: bool,
     /// Send no more than so many KiB (1024 bytes) a second to each target, on average; or with a
     /// suffix: 1.5M (MiB), 2MB (1000000 bytes), 800000B; 0: no limit

@@ -85,7 +85,13 @@ fn a_plain_push_has_every_default() {
     assert!(mirror.filter.is_empty() && mirror.max_delete.is_none() && mirror.max_size.is_none());
     assert_eq!(mirror.bwlimit, None);
     assert_eq!(mirror.compress, Compress::Auto);
-    assert!(!(mirror.fsync || mirror.mkpath || mirror.allow_empty || mirror.size_only));
+    assert!(
+        !(mirror.fsync
+            || mirror.inplace
+            || mirror.mkpath
+            || mirror.allow_empty
+            || mirror.size_only)
+    );
     let Ok(Invocation::Push { once: false, dry_run: false, output, .. }) =
         place.read(&["push", "src", "h:d"])
     else {
@@ -108,6 +114,7 @@ fn every_option_that_is_there_means_something() {
     assert!(m(&["--mkpath"]).mkpath);
     assert!(m(&["--size-only"]).size_only);
     assert!(m(&["--fsync"]).fsync);
+    assert!(m(&["--inplace"]).inplace);
     assert!(m(&["-x"]).one_file_system);
     assert_eq!(m(&["--max-size", "1K"]).max_size, Some(1024));
     assert_eq!(m(&["--bwlimit", "10"]).bwlimit, NonZeroU64::new(10 * 1024));
@@ -232,7 +239,6 @@ fn what_is_not_there_yet_says_so() {
         (&["--groupmap=a:b"], "--groupmap"),
         (&["--chmod=a+r"], "--chmod"),
         (&["-L"], "--copy-links"),
-        (&["--inplace"], "--inplace"),
         (&["--trash", "x"], "--trash"),
         (&["--rsync"], "--rsync"),
         (&["--rsync=/usr/bin/rsync"], "--rsync"),

@@ -120,6 +120,7 @@ impl Greeting {
             key: self.key,
             wanted: super::wanted(attributes),
             fsync: config.fsync,
+            inplace: config.inplace,
             standing: Standing { boot, upwards },
         })
     }

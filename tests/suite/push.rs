@@ -33,6 +33,8 @@ mod first;
 mod grow;
 #[path = "push/guards.rs"]
 mod guards;
+#[path = "push/inplace.rs"]
+mod inplace;
 #[path = "push/lanes.rs"]
 mod lanes;
 #[path = "push/links.rs"]

@@ -1,17 +1,19 @@
-//! Files and symbolic links: staged, checked, given their attributes, renamed into place.
+//! Files and symbolic links: staged, checked, given their attributes, renamed into place; or, if
+//! that is wanted, a staged content is written into the file that is there.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use lsync_protocol::entry::{Kind, Meta};
-use lsync_protocol::message::{Op, OpId, Outcome};
+use lsync_protocol::message::{Hash, Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
+use super::inplace::{Poured, There};
 use super::{Content, Hand, Stop, split};
 use crate::fault::Call;
 use crate::meta::{self, Stat};
-use crate::stage::{Blocks, Fresh, write_at};
+use crate::stage::{Blocks, Fresh, Here, write_at};
 
 /// The content of a large file, complete under a temporary name.
 pub(super) struct Large {
@@ -33,6 +35,9 @@ impl Hand {
     ) -> Result<(), Stop> {
         let (dir, name) = split(path)?;
         self.within(dir, |hand, at| {
+            if let Some(mut there) = hand.there(&hand.parents[at].fd, name, meta)? {
+                return hand.pour(&mut there, &Poured::Small(content), path, meta).map(drop);
+            }
             let mut fresh = hand.stage_small(at, path, content, meta)?;
             hand.place(at, &mut fresh, path, name)
         })
@@ -136,15 +141,38 @@ impl Hand {
 
     /// Has the content of a stage at its path.
     pub(super) fn commit(&mut self, id: OpId, op: &Op, content: &Content<'_>) -> Result<(), Stop> {
-        let path = op.path();
+        let (Op::Commit { path, size, meta, hash, .. }, Some(stage)) = (op, content.stage) else {
+            return Err(Errno::INVAL.into());
+        };
         let (dir, name) = split(path)?;
         // The stage ends with this, whatever becomes of it; so it is taken once, and what is
         // left of it is removed.
-        let mut staged = None;
+        let (mut here, mut staged) = (None, None);
         self.within(dir, |hand, at| {
             let staged = match &mut staged {
                 Some(staged) => staged,
-                staged => staged.insert(hand.stage_large(at, op, content)?),
+                staged => {
+                    let mut taken = match here.take() {
+                        Some(taken) => taken,
+                        None => stage.take(&hand.ground.stop).map_err(Outcome::Problem)?,
+                    };
+                    match hand.there(&hand.parents[at].fd, name, meta) {
+                        Ok(Some(mut there)) => {
+                            let blocks = hand.check(&mut taken, Some(&there), path, *size, hash)?;
+                            let content = Poured::Large(&taken, *size);
+                            let before = hand.pour(&mut there, &content, path, meta)?;
+                            if let Some(blocks) = blocks {
+                                hand.ground.versions.put(id, &there.file, &before, blocks);
+                            }
+                            return Ok(());
+                        }
+                        Ok(None) => staged.insert(hand.complete(at, op, taken)?),
+                        Err(error) => {
+                            here = Some(taken);
+                            return Err(error.into());
+                        }
+                    }
+                }
             };
             hand.place(at, &mut staged.fresh, path, name)?;
             if let Some(blocks) = staged.blocks.take() {
@@ -161,13 +189,35 @@ impl Hand {
         op: &Op,
         content: &Content<'_>,
     ) -> Result<Large, Stop> {
-        let (Op::Commit { path, size, meta, hash, .. }, Some(stage)) = (op, content.stage) else {
+        let Some(stage) = content.stage else { return Err(Errno::INVAL.into()) };
+        let here = stage.take(&self.ground.stop).map_err(Outcome::Problem)?;
+        self.complete(at, op, here)
+    }
+
+    /// Has a stage's content checked. What is not to be written into the file that blocks are
+    /// borrowed from needs them all.
+    fn check(
+        &self,
+        here: &mut Here,
+        there: Option<&There>,
+        path: &RelPath,
+        size: u64,
+        hash: &Hash,
+    ) -> Result<Option<Blocks>, Stop> {
+        let stop = &self.ground.stop;
+        let fault = |call| self.ground.fault(call, path);
+        if !there.is_some_and(|there| here.borrows_from(&there.before.identity())) {
+            here.own(size, stop).map_err(Outcome::Problem)?;
+        }
+        Ok(here.check(size, hash, stop, fault).map_err(Outcome::Problem)?)
+    }
+
+    /// A stage's content with its attributes, in the file system where it belongs.
+    fn complete(&mut self, at: usize, op: &Op, mut here: Box<Here>) -> Result<Large, Stop> {
+        let Op::Commit { path, size, meta, hash, .. } = op else {
             return Err(Errno::INVAL.into());
         };
-        let ground = self.ground.clone();
-        let mut here = stage.take(&ground.stop).map_err(Outcome::Problem)?;
-        let fault = |call| ground.fault(call, path);
-        let blocks = here.check(*size, hash, &ground.stop, fault).map_err(Outcome::Problem)?;
+        let blocks = self.check(&mut here, None, path, *size, hash)?;
         let mode = self.mode_of(at, path, meta)?;
         let now = meta::stat_fd(&here.file)?;
         self.finish_file(&here.file, &now, &Meta { mode: Some(mode), ..*meta }, path)?;

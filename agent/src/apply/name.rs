@@ -45,6 +45,11 @@ impl Hand {
                 return Err(refused());
             }
             let new_dir = self.dir_of(to_dir)?;
+            let (old, new) = ((&*old_dir, from_name, from), (&*new_dir, to_name, to));
+            if kind == Kind::File && self.pour_renamed(old, new, &now)? {
+                self.touch(&old_dir);
+                return Ok(());
+            }
             match self.rename_in(&old_dir, from_name, &new_dir, to_name, from, to, &now) {
                 Err(Errno::ACCESS) if !opened => {
                     // Both, whichever of them it was.

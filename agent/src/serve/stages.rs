@@ -86,13 +86,13 @@ fn say(outbox: &Outbox, stage: &Stage, done: Result<(), Trouble>) {
 
 /// Opens a stage where it will probably be wanted; opens that directory up if need be.
 fn open(ground: &Ground, stage: &Stage, hint: &RelPath, size: u64) -> Result<(), Trouble> {
-    near(ground, hint, |dir| stage.open(&ground.names, dir, hint, size))
+    near(ground, hint, |dir| stage.open(&ground.names, dir, hint, size, ground.inplace))
 }
 
 /// Goes on with a stage: how much of it there is.
 fn resume(ground: &Ground, stage: &Stage, path: &RelPath, size: u64) -> Result<u64, Trouble> {
     let hint = path.parent().unwrap_or_default();
-    near(ground, &hint, |dir| stage.resume(&ground.names, dir, path, size))
+    near(ground, &hint, |dir| stage.resume(&ground.names, dir, path, size, ground.inplace))
 }
 
 fn near<T>(

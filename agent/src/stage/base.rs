@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use blake3::Hasher;
 use blake3::hazmat::HasherExt;
 use lsync_protocol::delta::tree::{self, Chain};
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::OpId;
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
@@ -92,6 +93,11 @@ impl Base {
     /// Its size when it was opened.
     pub(crate) fn size(&self) -> u64 {
         self.stat.size
+    }
+
+    /// Which file it is.
+    pub(crate) fn identity(&self) -> Identity {
+        self.stat.identity()
     }
 
     /// Is it the version that was asked for?

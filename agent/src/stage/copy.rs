@@ -6,16 +6,16 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use lsync_protocol::delta::tree;
+use lsync_protocol::delta::{self, tree};
 use lsync_protocol::message::{Hash, Trouble};
 use lsync_protocol::path::RelPath;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::base::{Base, block_at, chains_of, fill};
-use super::chains::{Blocks, Running};
+use super::chains::{Blocks, KEPT_BLOCKS, Running};
 use super::large::{Content, Here, Stage, ZEROS};
 use super::spread;
 use super::write_at;
@@ -39,15 +39,21 @@ pub(super) struct Copies {
     dense: bool,
     /// Known to be data in the base.
     data: Range<u64>,
+    /// Blocks that are the base's are not copied: they are only there.
+    pub(super) borrows: bool,
     /// Bytes of a block.
-    block: u32,
+    pub(super) block: u32,
     /// Held by the thread that writes.
     writes: Mutex<()>,
     /// Blocks that are the base's: copied whole, to where they were, and untouched since.
-    same: Vec<bool>,
+    pub(super) same: Vec<bool>,
 }
 
 impl Copies {
+    pub(super) fn new(borrows: bool) -> Copies {
+        Copies { borrows, ..Copies::default() }
+    }
+
     /// Something else is written there.
     pub(super) fn touch(&mut self, at: u64, len: u64) {
         if self.same.is_empty() || len == 0 {
@@ -61,24 +67,38 @@ impl Copies {
         }
     }
 
-    /// This range is now as in the base.
-    fn note(&mut self, base: &Base, range: Range<u64>) {
+    /// This range is now as in the base: which whole blocks that makes, as one range.
+    fn note(&mut self, base: &Base, range: Range<u64>) -> Range<u64> {
         if self.same.is_empty() {
-            let Some((block, count)) = base.blocks() else { return };
+            let Some((block, count)) = base.blocks().or_else(|| self.blocks(base)) else {
+                return range.end..range.end;
+            };
             self.block = block;
             self.same = vec![false; count];
         }
         if self.block == 0 {
-            return;
+            return range.end..range.end;
         }
         let mut number = range.start.div_ceil(u64::from(self.block));
+        let mut noted = number.saturating_mul(u64::from(self.block)).min(range.end);
+        let first = noted;
         while let Some(same) = self.same.get_mut(number as usize) {
-            if block_at(number, self.block, base.size()).end > range.end {
+            let end = block_at(number, self.block, base.size()).end;
+            if end > range.end {
                 break;
             }
             *same = true;
+            noted = end;
             number += 1;
         }
+        first..noted
+    }
+
+    /// What is borrowed has to be known also where nothing is learnt of the blocks.
+    fn blocks(&self, base: &Base) -> Option<(u32, usize)> {
+        let block = delta::block(base.size());
+        let count = base.size().div_ceil(u64::from(block));
+        (self.borrows && count <= KEPT_BLOCKS).then_some((block, count as usize))
     }
 }
 
@@ -111,13 +131,39 @@ impl Stage {
 impl Here {
     fn copy(
         &mut self,
+        base: &Arc<Base>,
+        to: u64,
+        from: u64,
+        len: u64,
+        stop: &AtomicBool,
+    ) -> Result<(), Trouble> {
+        self.touch(to, len, stop)?;
+        if to != from {
+            return self.bring(base, to, from, len, stop);
+        }
+        let all = from..from + len;
+        if !self.copies.borrows {
+            self.bring(base, to, from, len, stop)?;
+            self.copies.note(base, all);
+            return Ok(());
+        }
+        let there = self.copies.note(base, all.clone());
+        self.base = Some(base.clone());
+        // What is before and behind the whole blocks.
+        self.running = None;
+        self.bring(base, all.start, all.start, there.start - all.start, stop)?;
+        self.bring(base, there.end, there.end, all.end - there.end, stop)
+    }
+
+    /// Copies all of a range.
+    pub(super) fn bring(
+        &mut self,
         base: &Base,
         to: u64,
         from: u64,
         len: u64,
         stop: &AtomicBool,
     ) -> Result<(), Trouble> {
-        self.copies.touch(to, len);
         // Where nothing can be shared, content that comes from front to back is hashed on its way.
         let shifted = !to.abs_diff(from).is_multiple_of(SHARED);
         let running = self.running.take();
@@ -144,9 +190,6 @@ impl Here {
                 self.end = self.end.max(target + copied);
                 at += copied;
             }
-        }
-        if to == from {
-            self.copies.note(base, from..end);
         }
         Ok(())
     }
@@ -309,7 +352,8 @@ impl Here {
         if !self.copies.same.iter().any(|&same| same) {
             return Ok(None);
         }
-        let Some((block, mut chains)) = base.proven() else { return Ok(None) };
+        let known = base.proven().filter(|(block, _)| *block == self.copies.block);
+        let Some((block, mut chains)) = known else { return Ok(None) };
         let count = size.div_ceil(u64::from(block));
         if count > 2 * chains.len() as u64 + 1024 {
             return Ok(None);
@@ -327,7 +371,7 @@ impl Here {
             if stop.load(Ordering::Relaxed) {
                 return Err(said("the link ended"));
             }
-            fault(Call::Check).and_then(|()| fill(&self.file, at, into)).map_err(trouble)
+            fault(Call::Check).and_then(|()| self.read(at, into)).map_err(trouble)
         };
         let mut buffer = Vec::new();
         let mut number = 0;
@@ -405,8 +449,21 @@ mod tests {
         model[at as usize..end].copy_from_slice(bytes);
     }
 
+    /// In which ways.
+    #[derive(Debug, Clone, Copy, Default)]
+    struct How {
+        /// The file system tells no holes and copies nothing.
+        plain: bool,
+        /// What stays is not copied.
+        borrows: bool,
+        /// Nothing is known of the base's blocks.
+        unknown: bool,
+        /// In the end it all is to be here.
+        owns: bool,
+    }
+
     /// Plays deeds; says whether anything was spared.
-    fn play(deeds: &[Deed], size: u64, holes: &[u64], end: u64, plain: bool) -> bool {
+    fn play(deeds: &[Deed], size: u64, holes: &[u64], end: u64, how: How) -> bool {
         let dir = tempfile::tempdir().unwrap();
         let file = std::fs::File::create(dir.path().join("f")).unwrap();
         file.set_len(size).unwrap();
@@ -422,16 +479,18 @@ mod tests {
         let root = Root::open(dir.path()).unwrap();
         let path = RelPath::new(&b"f"[..]).unwrap();
         let base = Arc::new(Base::open(&root, &path, None, &Arc::default()).unwrap().rested());
-        base.keep(BLOCK);
-        let read = |at, into: &mut [u8]| base.read(at, into);
-        chains_of(BLOCK, 0..size, &mut Vec::new(), read, |at, chain| base.learn(&at, chain))
-            .unwrap();
+        if !how.unknown {
+            base.keep(BLOCK);
+            let read = |at, into: &mut [u8]| base.read(at, into);
+            chains_of(BLOCK, 0..size, &mut Vec::new(), read, |at, chain| base.learn(&at, chain))
+                .unwrap();
+        }
         let stage = Stage::new(1, &Arc::default());
         let here = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        stage.open(&Names::new(7), Ok(Arc::new(here)), &RelPath::root(), 0).unwrap();
+        stage.open(&Names::new(7), Ok(Arc::new(here)), &RelPath::root(), 0, how.borrows).unwrap();
         stage.set_base(Some(base));
         if let Content::Here(here) = &mut *stage.content.lock().unwrap() {
-            (here.copies.by_hand, here.copies.dense) = (plain, plain);
+            (here.copies.by_hand, here.copies.dense) = (how.plain, how.plain);
         }
         let (never, well) = (AtomicBool::new(false), |_: Call, _: &RelPath| Ok(()));
         let mut model = Vec::new();
@@ -454,6 +513,10 @@ mod tests {
         }
         model.resize(end as usize, 0);
         let mut here = stage.take(&never).unwrap();
+        let spared = here.copies.same.iter().any(|&same| same);
+        if how.owns {
+            here.own(end, &never).unwrap();
+        }
         let hash = *blake3::hash(&model).as_bytes();
         let blocks = here.check(end, &hash, &never, |_| Ok(())).unwrap();
         if let Some(blocks) = blocks {
@@ -461,24 +524,63 @@ mod tests {
             assert_eq!(root, Some(blake3::hash(&model)));
         }
         let mut found = vec![0; end as usize];
-        fill(&here.file, 0, &mut found).unwrap();
+        here.read(0, &mut found).unwrap();
         assert!(found == model);
         assert_eq!(rustix::fs::fstat(&here.file).unwrap().st_size as u64, end);
-        here.copies.same.iter().any(|&same| same)
+        // What is not in its own file is in the base, at its place.
+        let mut found = old;
+        found.resize(end as usize, 0);
+        let mut at = 0;
+        while let Some(part) = here.own_part(at, end) {
+            fill(&here.file, part.start, &mut found[part.start as usize..part.end as usize])
+                .unwrap();
+            at = part.end;
+        }
+        assert!(found == model);
+        assert!(
+            how.borrows && !how.owns || here.own_part(0, end).is_none_or(|all| all == (0..end))
+        );
+        spared
     }
 
     #[test]
     fn blocks_that_stay_are_spared_by_any_way_of_copying() {
         let size = 10 * u64::from(BLOCK) + 5;
         let deeds = [Deed::Keep { first: 0, count: 20 }, Deed::Data { at: 9, len: 50_000 }];
-        for plain in [false, true] {
-            assert!(play(&deeds, size, &[], size, plain));
-            assert!(play(&deeds, size, &[3, 4, 15, 20], size + 7, plain));
+        for (plain, borrows) in [(false, false), (true, false), (false, true), (true, true)] {
+            let how = How { plain, borrows, ..How::default() };
+            assert!(play(&deeds, size, &[], size, how));
+            assert!(play(&deeds, size, &[3, 4, 15, 20], size + 7, how));
+            assert!(play(&deeds, size, &[3, 4, 15, 20], size + 7, How { owns: true, ..how }));
         }
     }
 
+    #[test]
+    fn what_is_borrowed_takes_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), vec![7; 4 << 20]).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let path = RelPath::new(&b"f"[..]).unwrap();
+        let base = Arc::new(Base::open(&root, &path, None, &Arc::default()).unwrap());
+        let stage = Stage::new(1, &Arc::default());
+        let here = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        stage.open(&Names::new(7), Ok(Arc::new(here)), &RelPath::root(), 0, true).unwrap();
+        stage.set_base(Some(base));
+        let (never, well) = (AtomicBool::new(false), |_: Call, _: &RelPath| Ok(()));
+        stage.copy(&[(0, 0, 4 << 20)], &never, well).unwrap();
+        stage.write(100_000, b"changed", &never, well).unwrap();
+        let mut here = stage.take(&never).unwrap();
+        let mut content = vec![7; 4 << 20];
+        content[100_000..100_007].copy_from_slice(b"changed");
+        let hash = *blake3::hash(&content).as_bytes();
+        here.check(4 << 20, &hash, &never, |_| Ok(())).unwrap();
+        assert_eq!(here.own_part(0, 4 << 20), Some(6 << 14..7 << 14));
+        let taken = rustix::fs::fstat(&here.file).unwrap().st_blocks as u64 * 512;
+        assert!(taken <= 64 << 10, "{taken}");
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
         #[test]
         fn a_stage_is_what_was_done_to_it(
             (size, deeds, holes, end) in (1..200_000u64).prop_flat_map(|size| (
@@ -487,9 +589,9 @@ mod tests {
                 proptest::collection::vec(0..25u64, 0..12),
                 0..2 * size,
             )),
-            plain in any::<bool>(),
+            (plain, borrows, unknown, owns) in any::<(bool, bool, bool, bool)>(),
         ) {
-            play(&deeds, size, &holes, end, plain);
+            play(&deeds, size, &holes, end, How { plain, borrows, unknown, owns });
         }
     }
 }

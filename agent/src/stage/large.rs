@@ -12,7 +12,7 @@ use lsync_protocol::message::{Hash, MAX_ASKS, Trouble};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
-use super::base::{Base, fill};
+use super::base::Base;
 use super::chains::{Blocks, Running};
 use super::copy::Copies;
 use super::{Fresh, Names, spread, write_at};
@@ -69,6 +69,7 @@ pub(crate) struct Here {
     pub(crate) fresh: Fresh,
     /// Open for reading and writing.
     pub(crate) file: OwnedFd,
+    /// Where it will probably be wanted.
     pub(super) hint: RelPath,
     /// The content so far; `None` when pieces came out of order, or from a base.
     pub(super) running: Option<Running>,
@@ -76,7 +77,7 @@ pub(crate) struct Here {
     pub(super) end: u64,
     /// What was copied.
     pub(super) copies: Copies,
-    /// Known when it is taken.
+    /// Known when it is taken, or something is borrowed from it.
     pub(super) base: Option<Arc<Base>>,
 }
 
@@ -116,13 +117,15 @@ impl Stage {
         self.written.notify_all();
     }
 
-    /// Creates the temporary file in a directory.
+    /// Creates the temporary file in a directory. If it is to be written into its base, what stays
+    /// there is not copied.
     pub(crate) fn open(
         &self,
         names: &Arc<Names>,
         dir: Result<Arc<OwnedFd>, Errno>,
         hint: &RelPath,
         size: u64,
+        inplace: bool,
     ) -> Result<(), Trouble> {
         let opened = dir.and_then(|dir| Fresh::quiet_file(names, &dir, 0o600));
         let (content, done) = match opened {
@@ -133,7 +136,7 @@ impl Stage {
                     hint: hint.clone(),
                     running: Some(Running::new(size)),
                     end: 0,
-                    copies: Copies::default(),
+                    copies: Copies::new(inplace),
                     base: None,
                 };
                 (Content::Here(Box::new(here)), Ok(()))
@@ -152,6 +155,7 @@ impl Stage {
         dir: Result<Arc<OwnedFd>, Errno>,
         path: &RelPath,
         size: u64,
+        inplace: bool,
     ) -> Result<u64, Trouble> {
         let opened = dir.and_then(|dir| Fresh::resumed(names, &dir, path)).and_then(|opened| {
             let (fresh, file, kept) = opened;
@@ -170,7 +174,7 @@ impl Stage {
                     hint: path.parent().unwrap_or_default(),
                     running: (kept == 0).then(|| Running::new(size)),
                     end: kept,
-                    copies: Copies::default(),
+                    copies: Copies::new(inplace),
                     base: None,
                 };
                 (Content::Here(Box::new(here)), Ok(kept))
@@ -267,14 +271,14 @@ impl Stage {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let Content::Here(here) = &mut *content else { return Ok(()) };
         let written = fault(Call::Write, &here.hint)
-            .and_then(|()| write_at(&here.file, bytes, offset))
-            .map_err(trouble);
+            .map_err(trouble)
+            .and_then(|()| here.touch(offset, bytes.len() as u64, stop))
+            .and_then(|()| write_at(&here.file, bytes, offset).map_err(trouble));
         if let Err(error) = written {
             *content = Content::Failed(error.clone());
             return Err(error);
         }
         here.end = here.end.max(offset + bytes.len() as u64);
-        here.copies.touch(offset, bytes.len() as u64);
         // What comes out of order will be read in the end.
         here.running = here.running.take().and_then(|mut running| {
             let before = offset.checked_sub(running.at())?;
@@ -331,6 +335,7 @@ impl Here {
         stop: &AtomicBool,
         fault: impl Fn(Call) -> Result<(), Errno> + Sync,
     ) -> Result<Option<Blocks>, Trouble> {
+        self.own_end(size, stop)?;
         if self.end != size {
             rustix::fs::ftruncate(&self.file, size).map_err(trouble)?;
         }
@@ -387,9 +392,10 @@ impl Here {
                 return Err(said("the link ended"));
             }
             let step = STEP.min(end - running.at()) as usize;
-            fault(Call::Check).map_err(trouble)?;
-            fill(&self.file, running.at(), &mut buffer[..step]).map_err(trouble)?;
-            running.update(&buffer[..step]).ok_or_else(|| trouble(Errno::FBIG))?;
+            let part = &mut buffer[..step];
+            let read = fault(Call::Check).and_then(|()| self.read(running.at(), part));
+            read.map_err(trouble)?;
+            running.update(part).ok_or_else(|| trouble(Errno::FBIG))?;
         }
         Ok(())
     }

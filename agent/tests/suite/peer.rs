@@ -71,6 +71,7 @@ impl World {
             key: [9; 32],
             wanted: Wanted { perms: true, owner: true, group: true, times: true },
             fsync: false,
+            inplace: false,
             standing: Standing { boot: [0; 16], upwards: Vec::new() },
         }
     }

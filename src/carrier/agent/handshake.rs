@@ -22,6 +22,8 @@ pub struct Greeted {
     pub welcome: Welcome,
     /// What keys digests and sums on this link.
     pub key: [u8; 32],
+    /// Files there are written into, and not replaced.
+    pub inplace: bool,
 }
 
 impl std::fmt::Debug for Greeted {
@@ -61,7 +63,9 @@ pub async fn greet(mut link: Link, hello: &Hello) -> Result<Greeted> {
         }
     };
     match answer {
-        Answer::Welcome(welcome) => Ok(Greeted { link, welcome, key: hello.key }),
+        Answer::Welcome(welcome) => {
+            Ok(Greeted { link, welcome, key: hello.key, inplace: hello.inplace })
+        }
         Answer::Refused(refusal) => Err(refused(&peer, hello, refusal)),
     }
 }

@@ -251,7 +251,7 @@ mod tests {
                 bulk: 8 << 20,
             };
             let (events, _events) = mpsc::channel(100);
-            let greeted = Greeted { link: link_here, welcome, key: [0; 32] };
+            let greeted = Greeted { link: link_here, welcome, key: [0; 32], inplace: false };
             let rate = NonZeroU64::new(rate);
             let carrier = AgentCarrier::start(greeted, source, rate, compress, events);
             Far { dir, carrier, link, _events, start: Instant::now() }

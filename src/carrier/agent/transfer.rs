@@ -398,11 +398,11 @@ async fn all_of(
     let whole = locked(&shared.whole).remove(&file.path);
     // What only moved costs nothing but the sums: that is worth it for a smaller file as well.
     let moved = file.bases.first().is_some_and(|base| *base != file.path);
-    let bases = match shared.far && !whole && (moved || size >= delta::SMALLEST) {
-        true => &file.bases[..],
-        false => &[],
-    };
-    let version = version.filter(|_| shared.far && !whole);
+    // What is written into has to be read there in any case.
+    let compares = (shared.far || shared.inplace) && !whole;
+    let of_use = if moved { shared.far } else { size >= delta::SMALLEST };
+    let bases = if compares && of_use { &file.bases[..] } else { &[] };
+    let version = version.filter(|_| compares);
     // What a former link left of it is worth a question too; with a version there was none.
     let resume = shared.far && !whole && version.is_none() && size >= delta::RESUMED;
     let delta = match resume || version.is_some() || !bases.is_empty() {

@@ -207,7 +207,10 @@ impl Base<'_> {
             }
             copies.send(self.lane).await?;
             index += count;
-            let hardly = index * length >= patience && equal < index * length / HARDLY;
+            // On this host nothing is looked for elsewhere.
+            let hardly = self.lane.shared.far
+                && index * length >= patience
+                && equal < index * length / HARDLY;
             // What a former link left is compared to its end: that costs the agent nothing more.
             let early = hardly && index < blocks && have.is_empty();
             if asking && (hardly || index >= blocks) {
@@ -237,10 +240,10 @@ impl Base<'_> {
     }
 
     /// What of the base is looked for, to find `new` bytes in what is left of it: the sums of that
-    /// are asked for, unless they are known.
+    /// are asked for, unless they are known. Only where sending them costs something.
     async fn search(&mut self, mut old: Ranges, new: u64) -> Result<Sought, Stopped> {
         let block = fine_block(bytes(&old));
-        if old.is_empty() || block > BLOCK_MAX {
+        if old.is_empty() || block > BLOCK_MAX || !self.lane.shared.far {
             return Ok(Sought::nothing());
         }
         // Finer ones would find more than those that are known, where little is left.
