@@ -256,6 +256,7 @@ mod tests {
                 "070000000d00000000000703612f62ac02",
             ),
             (Message::Mirrored, b"", "000000000e0000000000"),
+            (Message::Known { stage: 7, version: 300 }, b"", "030000000f000000000007ac02"),
             (Message::Kept { stage: 7, size: 300 }, b"", "030000002a000000000007ac02"),
             (
                 Message::BaseIs { stage: 7, size: None, known: false },

@@ -164,6 +164,15 @@ pub enum Message {
         /// The operation that put it there, if the source knows the blocks of what that brought.
         version: Option<OpId>,
     },
+    /// Source: all of this stage's base is known by its sums, and is this version from now on, so that
+    /// an operation can say what comes behind it. The answer is another `BaseIs`: whether it is so,
+    /// and the file can be written to.
+    Known {
+        /// Which stage.
+        stage: u32,
+        /// An operation of the source's that is to come.
+        version: OpId,
+    },
     /// Source: sums of these ranges of the base, or of what was kept. The answer is `Sums`, as many as it takes, in the
     /// order of the ranges. At most [`MAX_ASKS`] may be unanswered.
     AskSums {
@@ -308,6 +317,7 @@ mod kind {
     pub(super) const COPY: u8 = 12;
     pub(super) const RESUME: u8 = 13;
     pub(super) const MIRRORED: u8 = 14;
+    pub(super) const KNOWN: u8 = 15;
     pub(super) const SAME: u8 = 32;
     pub(super) const ENTRIES: u8 = 33;
     pub(super) const NO_LIST: u8 = 34;
@@ -416,6 +426,7 @@ impl Message {
             Message::Kept { .. } => kind::KEPT,
             Message::Data { .. } => kind::DATA,
             Message::Base { .. } => kind::BASE,
+            Message::Known { .. } => kind::KNOWN,
             Message::AskSums { .. } => kind::ASK_SUMS,
             Message::Copy { .. } => kind::COPY,
             Message::Abort { .. } => kind::ABORT,
@@ -461,6 +472,7 @@ impl Message {
             Message::Kept { stage, size } => put(&(stage, size), out),
             Message::Data { stage, offset } => put(&(stage, offset), out),
             Message::Base { stage, path, version } => put(&(stage, path, version), out),
+            Message::Known { stage, version } => put(&(stage, version), out),
             Message::AskSums { stage, how, block, ranges } => {
                 put(&(stage, how, block), out);
                 put_list(ranges, out);
@@ -565,6 +577,10 @@ impl Message {
                     return Err(BadMessage::Bounds(kind));
                 }
                 Message::Base { stage, path, version }
+            }
+            kind::KNOWN => {
+                let (stage, version) = take.get()?;
+                Message::Known { stage, version }
             }
             kind::ASK_SUMS => {
                 let (stage, how, block): (u32, SumHow, u32) = take.get()?;
@@ -718,6 +734,7 @@ mod tests {
         round_trip(&Message::Kept { stage: 3, size: 1 << 40 }, b"");
         round_trip(&Message::Data { stage: 3, offset: 1 << 33 }, b"content");
         round_trip(&Message::Base { stage: 3, path: path("x/y"), version: Some(300) }, b"");
+        round_trip(&Message::Known { stage: 3, version: 1 << 40 }, b"");
         let ranges = vec![(1 << 20, 5000), (0, 1)];
         let ask = |how| Message::AskSums { stage: 3, how, block: 16384, ranges: ranges.clone() };
         round_trip(&ask(SumHow::Same), b"");

@@ -118,16 +118,16 @@ impl FileReader {
         self.next = self.chains.len() as u64 * u64::from(self.block);
     }
 
-    /// The chaining value of a whole block, apart from reading in order; `None` where the file ends
-    /// before.
+    /// The chaining value of the `len` bytes, at least one and no more than a block, that begin with
+    /// this block, apart from reading in order; `None` where the file ends before.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn chain_of(&self, index: u64) -> Result<Option<Chain>, std::io::Error> {
+    pub fn chain_of(&self, index: u64, len: u32) -> Result<Option<Chain>, std::io::Error> {
         let at = index * u64::from(self.block);
         let mut bytes = Vec::new();
-        read_at(&self.fd, at, self.block as usize, &mut bytes)?;
-        Ok((bytes.len() == self.block as usize).then(|| tree::chain(at, &bytes)))
+        read_at(&self.fd, at, len as usize, &mut bytes)?;
+        Ok((bytes.len() == len as usize).then(|| tree::chain(at, &bytes)))
     }
 
     /// The chaining values of its blocks, once all were read.

@@ -277,6 +277,18 @@ impl Reader<'_> {
                 }
                 self.seek(Sought::Base(open.clone(), path, version));
             }
+            Message::Known { stage, version } => {
+                let Some(open) = self.stages.get(&stage) else {
+                    return broken(format!("a version for stage {stage}, which is not open"));
+                };
+                if !open.expects_base() {
+                    return broken("a version without a base");
+                }
+                if !open.expect_sums() {
+                    return broken(format!("more than {MAX_ASKS} questions for sums of a stage"));
+                }
+                self.seek(Sought::Known(open.clone(), version));
+            }
             Message::AskSums { stage, how, block, ranges } => {
                 let Some(open) = self.stages.get(&stage) else {
                     return broken(format!("sums for stage {stage}, which is not open"));

@@ -25,6 +25,8 @@ use crate::stage::{Base, STEP, Stage, chains_of, fill};
 pub(super) enum Sought {
     /// This stage has its base there, which perhaps is this version.
     Base(Arc<Stage>, RelPath, Option<OpId>),
+    /// Its base, whose sums were all told, is this version.
+    Known(Arc<Stage>, OpId),
     /// Sums of its base are wanted.
     Sums(Arc<Stage>, Question),
     /// Nothing more will come.
@@ -100,6 +102,11 @@ pub(super) fn run(
                     return;
                 }
             }
+            Some(Sought::Known(stage, version)) => {
+                if !reading.know(&stage, version) {
+                    return;
+                }
+            }
             Some(Sought::Sums(stage, question)) => {
                 let open = Open { question, range: 0, done: 0, sums: Vec::new(), read: 0 };
                 match turns.iter_mut().find(|turn| Arc::ptr_eq(&turn.stage, &stage)) {
@@ -160,6 +167,20 @@ impl Reading<'_> {
         let (size, known) =
             (base.as_ref().map(Base::size), base.as_ref().is_some_and(Base::is_known));
         stage.set_base(base.map(Arc::new));
+        self.outbox.listing(Message::BaseIs { stage: stage.id, size, known }, 16)
+    }
+
+    /// Has the base be a version, and says whether that is so. `false` when the link ended.
+    fn know(&self, stage: &Stage, version: OpId) -> bool {
+        let base = stage.base(self.stop);
+        let known = match (&base, self.ground) {
+            (Some(base), Some(ground)) => {
+                base.become_version(&ground.root, &ground.versions, version)
+            }
+            _ => false,
+        };
+        stage.answered_sums();
+        let size = base.map(|base| base.size());
         self.outbox.listing(Message::BaseIs { stage: stage.id, size, known }, 16)
     }
 

@@ -13,6 +13,7 @@ use lsync_protocol::delta::tree::{self, Chain};
 use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::OpId;
 use lsync_protocol::path::RelPath;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::chains::{Blocks, KEPT_BLOCKS};
@@ -155,11 +156,7 @@ impl Base {
     /// the first byte was read.
     pub(super) fn proven(&self) -> Option<(u32, Vec<Option<Chain>>)> {
         let now = meta::stat_fd(&self.fd).ok()?;
-        let same = now.identity() == self.stat.identity()
-            && now.size == self.stat.size
-            && now.mtime == self.stat.mtime
-            && now.ctime == self.stat.ctime;
-        if !same || !self.telling {
+        if !self.is_still(&now) || !self.telling {
             return None;
         }
         if let Some(version) = &self.version {
@@ -168,6 +165,35 @@ impl Base {
         let mut kept = self.lock();
         let block = kept.block?;
         Some((block, std::mem::take(&mut kept.chains)))
+    }
+
+    /// Is from now on a version, if all of its blocks are known, and nobody has changed it since the
+    /// first was read, and it can grow where it stands: it has no other name and may be written to.
+    pub(crate) fn become_version(&self, root: &Root, versions: &Versions, id: OpId) -> bool {
+        let blocks = {
+            let kept = self.lock();
+            let chains: Option<Vec<Chain>> = kept.chains.iter().copied().collect();
+            match (kept.block, chains) {
+                (Some(block), Some(chains)) if !chains.is_empty() => Blocks { block, chains },
+                _ => return false,
+            }
+        };
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let Ok(file) = root.open_at(self.path.as_bytes(), flags) else { return false };
+        let Ok(now) = meta::stat_fd(&file) else { return false };
+        if !self.telling || !self.is_still(&now) || now.nlink != 1 {
+            return false;
+        }
+        versions.put(id, &file, &now, blocks);
+        versions.find(id, &now).is_some()
+    }
+
+    /// Is this what it was before the first byte was read?
+    fn is_still(&self, now: &Stat) -> bool {
+        now.identity() == self.stat.identity()
+            && now.size == self.stat.size
+            && now.mtime == self.stat.mtime
+            && now.ctime == self.stat.ctime
     }
 
     /// Reads all of a range.

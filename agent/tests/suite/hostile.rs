@@ -87,6 +87,9 @@ fn what_a_source_must_not_say_of_bases() {
         says(&[open(), base(1), asks(1, 1 << 14), asks(1, 1 << 15)]),
         "stage 1 is compared in blocks of two sizes"
     );
+    let known = || Message::Known { stage: 1, version: 7 };
+    assert_eq!(says(&[open(), known()]), "a version without a base");
+    assert_eq!(says(&[known()]), "a version for stage 1, which is not open");
     let gone = Message::Abort { stage: 1 };
     assert_eq!(says(&[open(), base(1), gone, copy(1)]), "copies for stage 1, which is not open");
     for kind in [40, 41] {

@@ -4,10 +4,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lsync_agent::fault::{Call, Faults};
 use lsync_protocol::entry::Kind;
-use lsync_protocol::message::{Hash, Message, Op, OpId, Outcome};
+use lsync_protocol::message::{Hash, Message, Op, OpId, Outcome, SumHow};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
@@ -132,6 +133,86 @@ fn a_file_grows_in_place() {
     assert_eq!(fs::metadata(world.at("f")).unwrap().ino(), inode);
     assert_eq!(world.stages(), [] as [std::path::PathBuf; 0]);
     assert!(known(&mut peer, "f", next));
+    peer.bye().unwrap();
+}
+
+/// Has a stage's base, all of whose blocks are asked for, be a version: whether it is one now.
+fn becomes(peer: &mut Peer, stage: u32, at: &str, version: OpId, asked: &[(u64, u64)]) -> bool {
+    const BLOCK: u32 = 1 << 14;
+    peer.send(&Message::Open { stage, hint: path(""), size: 0 }, b"");
+    peer.send(&Message::Base { stage, path: path(at), version: None }, b"");
+    let how = SumHow::Same;
+    peer.send(&Message::AskSums { stage, how, block: BLOCK, ranges: asked.to_vec() }, b"");
+    let mut left: u64 = asked.iter().map(|(_, len)| len.div_ceil(u64::from(BLOCK)) * 16).sum();
+    while left > 0 {
+        if let Message::Sums { stage: of, sums } = peer.receive()
+            && of == stage
+        {
+            // None: there is no base.
+            left = if sums.is_empty() { 0 } else { left - sums.len() as u64 };
+        }
+    }
+    peer.send(&Message::Known { stage, version }, b"");
+    loop {
+        match peer.receive() {
+            Message::BaseIs { stage: of, known, .. } if of == stage => return known,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_stood_there_before_becomes_a_version_once_all_of_it_is_known() {
+    let world = World::new();
+    let content = some(300_000);
+    for name in ["f", "linked", "partly"] {
+        fs::write(world.at(name), &content[..290_000]).unwrap();
+        let file = OpenOptions::new().write(true).open(world.at(name)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(42)).unwrap();
+    }
+    fs::hard_link(world.at("linked"), world.at("another")).unwrap();
+    let all = [(0, 262_144), (262_144, 290_000 - 262_144)];
+    let mut peer = world.connect();
+    let mut stage = 0;
+    let mut ask = |peer: &mut Peer, at: &str, asked: &[(u64, u64)]| {
+        stage += 1;
+        let next = peer.next;
+        (becomes(peer, stage, at, next, asked), stage)
+    };
+    // Until it has rested for two seconds a change would not show.
+    let end = Instant::now() + Duration::from_secs(30);
+    let stage = loop {
+        match ask(&mut peer, "f", &all) {
+            (true, stage) => break stage,
+            (false, stage) => peer.send(&Message::Abort { stage }, b""),
+        }
+        assert!(Instant::now() < end, "it never becomes one");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    peer.send(&Message::Data { stage, offset: 0 }, &content[290_000..]);
+    let inode = fs::metadata(world.at("f")).unwrap().ino();
+    let next = peer.next;
+    let mut more = append("f", next, 290_000, &content);
+    if let Op::Append { stage: of, .. } = &mut more {
+        *of = Some(stage);
+    }
+    assert_eq!(peer.op(more), None);
+    assert!(fs::read(world.at("f")).unwrap() == content);
+    assert_eq!(fs::metadata(world.at("f")).unwrap().ino(), inode);
+    assert!(known(&mut peer, "f", next), "what has become of it is one, too");
+
+    // These rested as long.
+    for (what, at, asked) in [
+        ("another name", "linked", &all[..]),
+        ("the end is missing", "partly", &all[..1]),
+        ("the beginning is missing", "partly", &all[1..]),
+        ("no file", "missing", &all[..]),
+    ] {
+        let (is, stage) = ask(&mut peer, at, asked);
+        assert!(!is, "{what}");
+        peer.send(&Message::Abort { stage }, b"");
+    }
+    assert!(ask(&mut peer, "partly", &all).0);
     peer.bye().unwrap();
 }
 

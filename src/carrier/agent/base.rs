@@ -95,6 +95,13 @@ impl Bases {
         Answers { said, sums: VecDeque::new(), gone: false, other: false }
     }
 
+    /// It is asked once more what the base of this stage is.
+    pub(super) fn ask_again(&self, stage: u32) {
+        if let Some(asked) = locked(&self.0).get_mut(&stage) {
+            asked.is = true;
+        }
+    }
+
     /// So many bytes of sums are asked for.
     pub(super) fn expect(&self, stage: u32, bytes: u64) {
         if let Some(asked) = locked(&self.0).get_mut(&stage) {

@@ -406,7 +406,10 @@ async fn all_of(
     // What a former link left of it is worth a question too; with a version there was none.
     let resume = shared.far && !whole && version.is_none() && size >= delta::RESUMED;
     let delta = match resume || version.is_some() || !bases.is_empty() {
-        true => delta::bring(lane, &file.path, bases, resume, reader, version).await?,
+        true => {
+            let may_grow = file.replaces.is_none();
+            delta::bring(lane, &file.path, bases, resume, reader, version, may_grow).await?
+        }
         false => {
             lane.open_stage(&file.path, size).await?;
             Err(reader)
@@ -414,8 +417,12 @@ async fn all_of(
     };
     let proof = || Proof::read(began).edited(edited);
     match delta {
-        Ok(delta::Delta { reader, settled, sums }) => {
-            Brought::of(reader, settled, Body::Whole { from_base: true }, proof(), sums)
+        Ok(delta::Delta { reader, settled, sums, behind }) => {
+            let body = match behind {
+                Some(from) => Body::Rest { version: lane.id, from, bytes: None },
+                None => Body::Whole { from_base: true },
+            };
+            Brought::of(reader, settled, body, proof(), sums)
         }
         Err(reader) => {
             let (reader, settled) = whole::bring(lane, reader).await?;

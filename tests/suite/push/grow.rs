@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::delta::{Counted, write_at};
 use super::{Stage, Way};
@@ -61,6 +62,69 @@ fn what_was_brought_before_is_known() {
     fs::write(stage.s("g"), &content[..4 * MIB]).unwrap();
     let bytes = counted.settled();
     assert!(bytes < 64 * 1024, "an end cut off: {bytes}");
+    push.terminate();
+    stage.no_temporary_names();
+}
+
+/// Waits until a change of what stands on the target would show in its times.
+fn rested(stage: &Stage) {
+    wait_until("it rests", || {
+        let changed = stage.t("f").metadata().unwrap().ctime() as u64;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        now > changed + 2
+    });
+}
+
+#[test]
+fn what_grew_while_nothing_ran_grows_in_place() {
+    let counted = Counted::new(8 * MIB + 5000);
+    let stage = &counted.stage;
+    let mut last = inode(stage);
+    let mut grows = |what: &str, most: u64, in_place: bool| {
+        rested(stage);
+        counted.costs_at_most(most, what);
+        assert_eq!(inode(stage) == last, in_place, "{what}");
+        last = inode(stage);
+    };
+    append(&stage.s("f"), &noise(2, 1000));
+    grows("a line more", 16 * 1024, true);
+    append(&stage.s("f"), &noise(3, MIB));
+    grows("a MiB more", MIB as u64 + 40 * 1024, true);
+
+    append(&stage.s("f"), &noise(4, 1000));
+    write_at(stage, 8 * MIB as u64 + 4000, b"in what was the end");
+    grows("its end changed, too", 64 * 1024, false);
+    append(&stage.s("f"), &noise(5, 1000));
+    write_at(stage, 77, b"near the front");
+    grows("something changed near the front", 64 * 1024, false);
+
+    append(&stage.s("f"), &noise(6, 1000));
+    fs::hard_link(stage.t("f"), stage.path("other name")).unwrap();
+    grows("another name on the target", 24 * 1024, false);
+    fs::remove_file(stage.path("other name")).unwrap();
+
+    append(&stage.s("f"), &noise(7, 1000));
+    let target = fs::OpenOptions::new().write(true).open(stage.t("f")).unwrap();
+    target.write_all_at(b"somebody else's", MIB as u64).unwrap();
+    drop(target);
+    grows("changed on the target", 64 * 1024, false);
+    stage.no_temporary_names();
+}
+
+#[test]
+fn a_file_that_grows_all_the_time_goes_on_where_it_was() {
+    let counted = Counted::new(4 * MIB);
+    let stage = &counted.stage;
+    rested(stage);
+    let before = inode(stage);
+    append(&stage.s("f"), b"while nothing ran");
+    let push = counted.push(&[]);
+    push.wait_event("ready");
+    for n in 0..50 {
+        append(&stage.s("f"), format!("line {n}\n").as_bytes());
+    }
+    counted.settled();
+    assert_eq!(inode(stage), before, "it grew in place, also when it was new to us");
     push.terminate();
     stage.no_temporary_names();
 }

@@ -115,7 +115,7 @@ impl Growth {
             let index = (u128::from(whole.saturating_sub(1)) * u128::from(sample)
                 / u128::from(SAMPLES + 1)) as u64;
             let Some(known) = chains.get(index as usize) else { return Ok(None) };
-            if self.reader.chain_of(index)?.as_ref() != Some(known) {
+            if self.reader.chain_of(index, self.version.block)?.as_ref() != Some(known) {
                 return Ok(None);
             }
         }

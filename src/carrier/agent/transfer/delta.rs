@@ -61,6 +61,9 @@ pub(super) struct Delta {
     pub(super) settled: bool,
     /// The sums of its blocks, as far as they are known.
     pub(super) sums: Option<Arc<Index>>,
+    /// In the stage is what is behind the base, which has this size and is a version by the number
+    /// of the operation to come.
+    pub(super) behind: Option<u64>,
 }
 
 /// Brings a file over the first of these names that is a file on the target, and over what a former
@@ -75,10 +78,11 @@ pub(super) async fn bring(
     resume: bool,
     reader: FileReader,
     version: Option<(OpId, Version)>,
+    may_grow: bool,
 ) -> Result<Result<Delta, FileReader>, Stopped> {
     let answers = lane.shared.bases.ask(lane.stage, resume);
     let version = version.filter(|(_, known)| known.block == reader.block());
-    let mut base = Base { lane, answers, size: 0, version };
+    let mut base = Base { lane, answers, size: 0, version, may_grow };
     let mut kept = 0;
     let size = reader.entry().size;
     if resume {
@@ -89,11 +93,12 @@ pub(super) async fn bring(
     } else {
         lane.open_stage(path, size).await?;
     }
+    base.may_grow &= kept == 0 && base.version.is_none();
     if let Some((id, known)) = &base.version {
         base.size = known.size;
         let (stage, path) = (lane.stage, path.clone());
         lane.say(&Message::Base { stage, path, version: Some(*id) }).await?;
-    } else if !base.first_of(bases).await? {
+    } else if !base.first_of(bases, path).await? {
         base.size = 0;
         if kept == 0 {
             return Ok(Err(reader));
@@ -101,6 +106,9 @@ pub(super) async fn bring(
     }
     let (reader, have) = base.kept(reader, kept).await?;
     let (reader, left) = base.same(reader, &have).await?;
+    if left.grows {
+        return rest(lane, reader, base.size).await.map(Ok);
+    }
     let unsure = left.new.clone();
     let (reader, sums) = hunt::hunt(&mut base, reader, left, kept).await?;
     base.believed()?;
@@ -118,6 +126,41 @@ async fn read_to(mut reader: FileReader, end: u64) -> Result<FileReader, Stopped
         Ok(reader)
     })
     .await
+}
+
+/// Sends what is behind the base.
+async fn rest(lane: &Lane, mut reader: FileReader, from: u64) -> Result<Delta, Stopped> {
+    let mut at = from;
+    loop {
+        lane.go_on()?;
+        let of = lane.clone();
+        let (next, frames, on) = blocking(move || {
+            let (mut frames, mut bytes, mut sent) = (Vec::new(), Vec::new(), 0);
+            while sent < 4 * PIECE {
+                let size = reader.entry().size;
+                let Some((start, end)) = reader.data(at, size)? else {
+                    // What was hashed and what was read here may be of two versions: then the
+                    // agent writes nothing, and it is looked at again.
+                    let settled = reader.finish()? == Finish::Settled;
+                    return Ok((reader, frames, Err(settled)));
+                };
+                reader.read(start, (end - start).min(PIECE as u64) as usize, &mut bytes)?;
+                frames.extend(of.frames(start - from, &bytes));
+                sent += bytes.len();
+                at = start + bytes.len() as u64;
+            }
+            Ok((reader, frames, Ok(at)))
+        })
+        .await?;
+        reader = next;
+        for (frame, cost) in frames {
+            lane.send(frame, cost).await?;
+        }
+        match on {
+            Ok(on) => at = on,
+            Err(settled) => return Ok(Delta { reader, settled, sums: None, behind: Some(from) }),
+        }
+    }
 }
 
 /// Reads the file again while it changes: blocks that differ are sent, and those of which the first
@@ -143,7 +186,7 @@ async fn passes(
         .await?;
         reader = next;
         if let Some(settled) = settled {
-            return Ok(Delta { reader, settled, sums });
+            return Ok(Delta { reader, settled, sums, behind: None });
         }
         // They are of what was read before.
         sums = None;

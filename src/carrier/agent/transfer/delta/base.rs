@@ -14,7 +14,7 @@ use super::copies::Copies;
 use super::sought::Sought;
 use super::{HARDLY, Ranges, bytes, push, read_to};
 use crate::carrier::agent::base::{Answers, Said};
-use crate::carrier::agent::transfer::{Lane, Stopped};
+use crate::carrier::agent::transfer::{Lane, Stopped, blocking};
 use crate::carrier::agent::versions::Version;
 
 /// So much is hashed and compared at a time.
@@ -37,6 +37,8 @@ pub(super) struct Left {
     pub(super) same: Ranges,
     /// What of the base is looked for there.
     pub(super) sought: Sought,
+    /// All of the base stands where it stood, and can grow there.
+    pub(super) grows: bool,
 }
 
 /// The base.
@@ -46,6 +48,8 @@ pub(super) struct Base<'a> {
     pub(super) size: u64,
     /// What it is believed to be.
     pub(super) version: Option<(OpId, Version)>,
+    /// It may grow in place if that is all.
+    pub(super) may_grow: bool,
 }
 
 impl Drop for Base<'_> {
@@ -56,7 +60,11 @@ impl Drop for Base<'_> {
 
 impl Base<'_> {
     /// Has the agent open the first of these names that is a file. Is there one, and of use?
-    pub(super) async fn first_of(&mut self, names: &[RelPath]) -> Result<bool, Stopped> {
+    pub(super) async fn first_of(
+        &mut self,
+        names: &[RelPath],
+        own: &RelPath,
+    ) -> Result<bool, Stopped> {
         for (at, path) in names.iter().enumerate() {
             if at > 0 {
                 self.answers = self.lane.shared.bases.ask(self.lane.stage, false);
@@ -67,6 +75,7 @@ impl Base<'_> {
                 Said::Is(None, _) => {}
                 Said::Is(Some(size), _) => {
                     self.size = size;
+                    self.may_grow &= path == own;
                     return Ok(size >= u64::from(block(0)));
                 }
                 _ => return Ok(false),
@@ -149,7 +158,12 @@ impl Base<'_> {
         // A short block at the end is one of the base's only where the base ends as well.
         let common = if size == self.size { size } else { size.min(self.size) / length * length };
         let (blocks, common_blocks) = (reader.blocks(), common.div_ceil(length));
-        let mut left = Left { new: Ranges::new(), same: Ranges::new(), sought: Sought::nothing() };
+        let mut left = Left {
+            new: Ranges::new(),
+            same: Ranges::new(),
+            sought: Sought::nothing(),
+            grows: false,
+        };
         // Of the base, what did not stand at its place.
         let mut old = Ranges::new();
         let mut copies = Copies::default();
@@ -159,6 +173,9 @@ impl Base<'_> {
         let patience = if self.sums().is_some() { IMPATIENCE } else { PATIENCE };
         let mut asked = if version.is_some() { common_blocks } else { 0 };
         let mut asking = true;
+        // While it seems only to have grown nothing is copied. What grew is written twice then.
+        let rest = size.saturating_sub(self.size);
+        let mut growing = self.may_grow && have.is_empty() && rest > 0 && rest < self.size;
         while index < blocks {
             self.lane.go_on()?;
             while asking && asked < common_blocks && asked < index + AHEAD * segment {
@@ -200,13 +217,23 @@ impl Base<'_> {
                     push(&mut left.same, at, len);
                 } else {
                     push(&mut left.new, at, len);
+                    growing &= index >= common_blocks;
                     if index < asked {
                         push(&mut old, at, len.min(self.size - at));
                     }
                 }
             }
-            copies.send(self.lane).await?;
             index += count;
+            if growing && index >= blocks {
+                (reader, left.grows) = self.is_known(reader, common).await?;
+                if left.grows {
+                    return Ok((reader, left));
+                }
+                growing = false;
+            }
+            if !growing {
+                copies.send(self.lane).await?;
+            }
             // On this host nothing is looked for elsewhere.
             let hardly = self.lane.shared.far
                 && index * length >= patience
@@ -232,6 +259,36 @@ impl Base<'_> {
             }
         }
         Ok((reader, left))
+    }
+
+    /// Is it as the file is up to its very end, of which all before `common` is known to be, and does
+    /// the agent know it so well that it can grow where it stands?
+    async fn is_known(
+        &mut self,
+        mut reader: FileReader,
+        common: u64,
+    ) -> Result<(FileReader, bool), Stopped> {
+        let (block, stage) = (reader.block(), self.lane.stage);
+        // Less than a block.
+        let end = (self.size - common) as u32;
+        if end > 0 {
+            self.ask(SumHow::Same, block, vec![(common, u64::from(end))]).await?;
+            let sum = self.next(size_of::<Short>()).await?;
+            let same;
+            (reader, same) = blocking(move || {
+                let chain = reader.chain_of(common / u64::from(block), end)?;
+                let same = chain.zip(sum).is_some_and(|(chain, sum)| short(&chain)[..] == sum[..]);
+                Ok((reader, same))
+            })
+            .await?;
+            if !same {
+                return Ok((reader, false));
+            }
+        }
+        self.lane.shared.bases.ask_again(stage);
+        self.lane.say(&Message::Known { stage, version: self.lane.id }).await?;
+        let known = matches!(self.answers.next().await?, Said::Is(_, true));
+        Ok((reader, known))
     }
 
     /// The sums of the version's blocks, where they are known.

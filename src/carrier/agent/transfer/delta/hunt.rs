@@ -80,7 +80,7 @@ pub(super) async fn hunt(
     left: Left,
     kept: u64,
 ) -> Result<(FileReader, Option<Arc<Index>>), Stopped> {
-    let Left { new, same, mut sought } = left;
+    let Left { new, same, mut sought, .. } = left;
     let (lane, size) = (base.lane, reader.entry().size);
     let in_order = kept == 0 && bytes(&new) == size;
     let whole = sought.is_whole(base.size) && !sought.is_nothing();
