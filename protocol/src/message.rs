@@ -262,7 +262,8 @@ pub enum Message {
         stage: u32,
         /// Its size in bytes; `None` when there is no file to copy from.
         size: Option<u64>,
-        /// It is the version that was named, untouched since.
+        /// It is the version that was named, untouched since; or, where none was, it may become one:
+        /// see `Known`.
         known: bool,
     },
     /// Agent: so much of the content of this stage was left by a former link.

@@ -164,8 +164,8 @@ impl Reading<'_> {
             let version = version.map(|id| (&ground.versions, id));
             Base::open(&ground.root, path, version, kept)
         });
-        let (size, known) =
-            (base.as_ref().map(Base::size), base.as_ref().is_some_and(Base::is_known));
+        let is = if version.is_some() { Base::is_known } else { Base::may_grow };
+        let (size, known) = (base.as_ref().map(Base::size), base.as_ref().is_some_and(is));
         stage.set_base(base.map(Arc::new));
         self.outbox.listing(Message::BaseIs { stage: stage.id, size, known }, 16)
     }

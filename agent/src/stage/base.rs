@@ -106,6 +106,11 @@ impl Base {
         self.version.is_some()
     }
 
+    /// May it become a version, once its blocks are known?
+    pub(crate) fn may_grow(&self) -> bool {
+        self.telling && self.stat.nlink == 1
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,11 +186,7 @@ impl Base {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let Ok(file) = root.open_at(self.path.as_bytes(), flags) else { return false };
         let Ok(now) = meta::stat_fd(&file) else { return false };
-        if !self.telling || !self.is_still(&now) || now.nlink != 1 {
-            return false;
-        }
-        versions.put(id, &file, &now, blocks);
-        versions.find(id, &now).is_some()
+        self.may_grow() && self.is_still(&now) && versions.adopt(id, now, blocks)
     }
 
     /// Is this what it was before the first byte was read?

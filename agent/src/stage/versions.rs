@@ -78,11 +78,21 @@ impl Versions {
         let few = blocks.chains.len() as u64 <= KEPT_BLOCKS;
         // Asked of the file system before the lock is taken.
         let good = untouched && few && telling(&stamp) && is_local(file);
+        self.set(id, stamp, good.then_some(blocks));
+    }
+
+    /// This stood there before, and has these blocks; it has rested so long that each change of it
+    /// gives it another time.
+    pub(super) fn adopt(&self, id: OpId, stamp: Stat, blocks: Blocks) -> bool {
+        let few = blocks.chains.len() as u64 <= KEPT_BLOCKS;
+        self.set(id, stamp, few.then_some(blocks));
+        few
+    }
+
+    fn set(&self, id: OpId, stamp: Stat, blocks: Option<Blocks>) {
         let mut state = self.lock();
         state.forget(&stamp);
-        if !good {
-            return;
-        }
+        let Some(blocks) = blocks else { return };
         state.clock += 1;
         let used = state.clock;
         let version = Version { id, stamp, blocks: Arc::new(blocks), used };

@@ -73,9 +73,9 @@ impl Base<'_> {
             self.lane.say(&Message::Base { stage, path: path.clone(), version: None }).await?;
             match self.answers.next().await? {
                 Said::Is(None, _) => {}
-                Said::Is(Some(size), _) => {
+                Said::Is(Some(size), may_grow) => {
                     self.size = size;
-                    self.may_grow &= path == own;
+                    self.may_grow &= path == own && may_grow;
                     return Ok(size >= u64::from(block(0)));
                 }
                 _ => return Ok(false),
