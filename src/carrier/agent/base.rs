@@ -78,8 +78,8 @@ struct Asked {
     to: mpsc::UnboundedSender<Said>,
     is: bool,
     kept: bool,
-    /// Bytes of sums that were asked for and did not come yet.
-    sums: u64,
+    /// Of each question for sums that is open, the bytes that did not come yet.
+    sums: VecDeque<u64>,
 }
 
 /// The stages whose bases are asked about.
@@ -91,7 +91,7 @@ impl Bases {
     /// now on.
     pub(super) fn ask(&self, stage: u32, kept: bool) -> Answers {
         let (to, said) = mpsc::unbounded_channel();
-        locked(&self.0).insert(stage, Asked { to, is: true, kept, sums: 0 });
+        locked(&self.0).insert(stage, Asked { to, is: true, kept, sums: VecDeque::new() });
         Answers { said, sums: VecDeque::new(), gone: false, other: false }
     }
 
@@ -105,7 +105,7 @@ impl Bases {
     /// So many bytes of sums are asked for.
     pub(super) fn expect(&self, stage: u32, bytes: u64) {
         if let Some(asked) = locked(&self.0).get_mut(&stage) {
-            asked.sums += bytes;
+            asked.sums.push_back(bytes);
         }
     }
 
@@ -142,14 +142,15 @@ impl Bases {
 
     pub(super) fn sums(&self, stage: u32, sums: Vec<u8>) -> Result<(), &'static str> {
         if let Some(asked) = locked(&self.0).get_mut(&stage) {
-            let said = if sums.is_empty() {
-                asked.sums = 0;
-                Said::Gone
-            } else {
-                let rest = asked.sums.checked_sub(sums.len() as u64);
-                asked.sums = rest.ok_or("sums not asked for")?;
-                Said::Sums(sums)
-            };
+            // Questions are answered in order, each by itself: what one cannot be told is no reason
+            // not to hear the next one's.
+            let open = asked.sums.front_mut().ok_or("sums not asked for")?;
+            let rest = open.checked_sub(sums.len() as u64).ok_or("sums not asked for")?;
+            *open = rest;
+            if sums.is_empty() || rest == 0 {
+                asked.sums.pop_front();
+            }
+            let said = if sums.is_empty() { Said::Gone } else { Said::Sums(sums) };
             let _ = asked.to.send(said);
         }
         Ok(())
@@ -179,11 +180,27 @@ mod tests {
         assert!(bases.sums(3, vec![0; 100]).is_ok(), "it was on its way");
     }
 
+    #[test]
+    fn a_question_without_an_answer_is_not_the_last_one() {
+        let bases = Bases::default();
+        let _answers = bases.ask(3, false);
+        bases.expect(3, 10);
+        bases.expect(3, 20);
+        assert!(bases.sums(3, vec![0; 6]).is_ok());
+        // What lies there cannot be read; what lies behind it can.
+        assert!(bases.sums(3, vec![]).is_ok());
+        assert!(bases.sums(3, vec![0; 21]).is_err(), "more than asked");
+        assert!(bases.sums(3, vec![0; 15]).is_ok());
+        assert!(bases.sums(3, vec![0; 5]).is_ok());
+        assert!(bases.sums(3, vec![]).is_err(), "nothing is asked");
+    }
+
     #[tokio::test]
     async fn looking_at_what_was_said_loses_nothing() {
         let bases = Bases::default();
         let mut answers = bases.ask(3, false);
         bases.expect(3, 10);
+        bases.expect(3, 4);
         assert!(bases.is(3, Some(5), true).is_ok());
         assert!(bases.sums(3, vec![7; 6]).is_ok());
         assert!(!answers.is_other());
