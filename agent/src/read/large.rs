@@ -43,7 +43,7 @@ pub struct FileReader {
     data: Data,
     /// It ended before its size.
     short: bool,
-    /// Ranges were read a second time in this pass.
+    /// Ranges were read apart from their blocks in this pass.
     reread: bool,
     pass: u32,
     /// Where to read on.
@@ -252,11 +252,14 @@ impl FileReader {
     }
 
     /// The next bytes from `at` on, before `end`, that are not in a hole: where they begin and end.
+    /// Whoever passes over a hole has read it apart from its blocks, as by [`FileReader::read`].
     ///
     /// # Errors
     /// The operating system's.
     pub fn data(&mut self, at: u64, end: u64) -> Result<Option<(u64, u64)>, std::io::Error> {
-        Ok(self.data.next(&self.fd, at, end)?)
+        let data = self.data.next(&self.fd, at, end)?;
+        self.reread |= data.is_none_or(|(from, _)| from > at);
+        Ok(data)
     }
 
     /// BLAKE3 of everything, once all blocks were read.
@@ -271,8 +274,8 @@ impl FileReader {
         Some(*blake3::hash(content).as_bytes())
     }
 
-    /// Says at the end of a pass whether the file changed meanwhile. Where ranges were read again
-    /// after their blocks, what grew may have changed as well: then the two need not be of one
+    /// Says at the end of a pass whether the file changed meanwhile. Where ranges were read apart
+    /// from their blocks, what grew may have changed as well: then the two need not be of one
     /// version, and it is read once more.
     ///
     /// # Errors
@@ -355,6 +358,33 @@ mod tests {
         assert_eq!(all(&mut reader), (vec![1], content.clone()));
         assert_eq!(reader.hash(), Some(*blake3::hash(&content).as_bytes()));
         assert_eq!(reader.finish().unwrap(), Finish::Unsettled, "the last pass");
+    }
+
+    #[test]
+    fn a_hole_that_was_passed_over_and_is_filled_while_the_file_grows_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("f")).unwrap();
+        file.write_at(&[1; B], 0).unwrap();
+        file.write_at(&[2; B], 8 * P).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let size = 9 * P;
+        for (from, again) in [(0, false), (4 * P, true)] {
+            let mut reader = FileReader::open(&root, &path("f"), |_| BLOCK).unwrap();
+            let data = reader.data(from, size).unwrap().unwrap();
+            if data == (from, size) {
+                return; // This file system has no holes.
+            }
+            assert_eq!(data.0, if again { 8 * P } else { 0 });
+            // The stage has zeros there; of the hash these bytes are.
+            file.write_at(&[3; B], 5 * P).unwrap();
+            file.write_at(&[4; 10], file.metadata().unwrap().len()).unwrap();
+            while reader.read_on().unwrap().is_some() {}
+            let expected = if again { Finish::Again } else { Finish::Unsettled };
+            assert_eq!(reader.finish().unwrap(), expected);
+            file.set_len(0).unwrap();
+            file.write_at(&[1; B], 0).unwrap();
+            file.write_at(&[2; B], 8 * P).unwrap();
+        }
     }
 
     const P: u64 = BLOCK as u64;
