@@ -34,14 +34,24 @@ pub(super) fn chains<E: Send>(
     let Some(first) = parts.next() else { return Ok(Vec::new()) };
     thread::scope(|scope| {
         let part = &part;
-        let others: Vec<_> = parts.map(|range| scope.spawn(move || part(range))).collect();
+        let begin = |range: Range<u64>| {
+            let other = thread::Builder::new().spawn_scoped(scope, {
+                let range = range.clone();
+                move || part(range)
+            });
+            (range, other)
+        };
+        let others: Vec<_> = parts.map(begin).collect();
         let mut chains = part(first)?;
-        for other in others {
-            // It only panics where this one would have.
-            match other.join() {
-                Ok(more) => chains.extend(more?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+        for (range, other) in others {
+            let more = match other.map(thread::ScopedJoinHandle::join) {
+                Ok(Ok(more)) => more?,
+                // It only panics where this one would have.
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                // The system has no more threads for us.
+                Err(_) => part(range)?,
+            };
+            chains.extend(more);
         }
         Ok(chains)
     })
