@@ -203,6 +203,12 @@ impl Hand {
         }
         self.ground.fault(Call::Rename, old.2)?;
         self.pour(&mut there, &Poured::File(&file, now.size), new.2, &want)?;
+        // It may have another name, under which it was written to meanwhile: then this is a mix.
+        let after = meta::stat_fd(&file)?;
+        if (after.size, after.mtime, after.ctime) != (now.size, now.mtime, now.ctime) {
+            there.differ(&want);
+            return Err(Outcome::Refused.into());
+        }
         let (dir, _) = split(old.2)?;
         let remove = || rustix::fs::unlinkat(old.0, old.1, AtFlags::empty());
         match remove() {

@@ -483,6 +483,42 @@ fn a_name_that_is_taken_over_stays_the_same_file() {
     peer.bye().unwrap();
 }
 
+/// Does something before the first write to this path.
+struct Meanwhile<F>(&'static str, std::sync::Once, F);
+
+impl<F: Fn() + Send + Sync> Faults for Meanwhile<F> {
+    fn before(&self, call: Call, of: &RelPath) -> Result<(), Errno> {
+        if call == Call::Write && *of == path(self.0) {
+            self.1.call_once(&self.2);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_written_to_while_it_takes_over_a_name_is_not_taken_for_its_content() {
+    let at = Arc::<std::sync::OnceLock<std::path::PathBuf>>::default();
+    let known = at.clone();
+    let world = World::new().with_faults(Meanwhile("f", std::sync::Once::new(), move || {
+        let file = OpenOptions::new().write(true).open(known.get().unwrap()).unwrap();
+        file.write_all_at(&some(3, 300_000), 200_000).unwrap();
+        // Its other name has a source, too, and gets that one's time.
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(7)).unwrap();
+    }));
+    at.set(world.at("other")).unwrap();
+    let mut peer = inplace(&world);
+    let first = stand(&world, "f", &some(1, 500_000));
+    stand(&world, "f.new", &some(2, 500_000));
+    fs::hard_link(world.at("f.new"), world.at("other")).unwrap();
+    let (from, to, size) = (path("f.new"), path("f"), Some(500_000));
+    let rename = Op::Rename { from, to, kind: Kind::File, size, mtime: None };
+    assert_eq!(peer.op(rename), Some(Outcome::Refused));
+    assert_ne!(time(&world, "f"), (7, 0), "it says that all of it is there");
+    assert_eq!(inode(&world, "f"), first);
+    assert!(world.at("f.new").exists());
+    peer.bye().unwrap();
+}
+
 #[test]
 fn what_is_being_executed_is_replaced() {
     let world = World::new();
