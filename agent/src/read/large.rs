@@ -262,6 +262,12 @@ impl FileReader {
         Ok(data)
     }
 
+    /// Was it found to end before its size? What is behind need not be read: the pass is repeated.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.short
+    }
+
     /// BLAKE3 of everything, once all blocks were read.
     #[must_use]
     pub fn hash(&self) -> Option<Hash> {

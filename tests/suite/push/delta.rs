@@ -184,6 +184,27 @@ fn a_file_that_grows_and_changes_at_once_is_never_put_together_wrongly() {
 }
 
 #[test]
+fn what_was_cut_off_meanwhile_is_not_sent_as_zeros() {
+    let counted = Counted::new(32 * MIB);
+    let stage = &counted.stage;
+    let push = counted.push(&["--bwlimit", "8M", "--compress", "off"]);
+    push.wait_event("ready");
+    fs::write(stage.path("new"), noise(2, 32 * MIB)).unwrap();
+    fs::rename(stage.path("new"), stage.s("f")).unwrap();
+    let mut sent = 0;
+    wait_until("some of it went over", || {
+        sent += counted.relay.take().to;
+        sent > 3 << 20
+    });
+    let file = fs::OpenOptions::new().write(true).open(stage.s("f")).unwrap();
+    file.set_len(300_000).unwrap();
+    stage.settles();
+    sent += counted.relay.take().to;
+    assert!(sent < 16 << 20, "{sent} bytes went over");
+    push.terminate();
+}
+
+#[test]
 fn a_base_that_is_not_what_it_was_makes_no_wrong_file() {
     let counted = Counted::new(4 * MIB);
     let stage = &counted.stage;

@@ -167,6 +167,11 @@ impl Hunt {
         let hashed = self.hashed().saturating_add(LOOKED);
         let mut found: Vec<Copy> = Vec::new();
         while go.content < CONTENT && self.looked < begun + LOOKED {
+            // All that is left is brought by the next pass, as far as it is still there.
+            if self.reader.is_short() {
+                go.end = true;
+                break;
+            }
             let Some((at, len)) = self.ranges.pop_front() else {
                 go.end = self.hash(self.reader.entry().size, hashed)?;
                 break;
