@@ -24,9 +24,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often in a row it waits.
 const PUT_BACK_MAX: u32 = 3;
 
-/// The cause of a problem that stands for the whole target.
 /// A source without names is one that has been emptied after so long.
 const EMPTIED: Duration = Duration::from_secs(1);
+
+/// The cause of a problem that stands for the whole target.
 const ROOT_GONE: &str = "the target's directory is gone";
 
 /// Every entry of a looked-at batch.
