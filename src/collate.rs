@@ -439,10 +439,16 @@ impl Collate {
         matches!(self.steps.last(), Some(Step::Rename { from: f, to: t, .. }) if f == from && t == to)
     }
 
-    /// Are this path, or paths beneath it, dirty?
+    /// Is there more to be done at this path, or beneath it, than to remove what waits to be?
     #[must_use]
-    pub fn any_under(&self, dir: &RelPath) -> bool {
-        self.dirty.range(dir.clone()..).next().is_some_and(|(path, _)| path.is_at_or_under(dir))
+    pub fn any_to_do(&self, path: &RelPath, beneath: bool) -> bool {
+        let waits = |dirty: &Dirty| dirty.due.is_none() && dirty.marks.has(Marks::GONE);
+        if !beneath {
+            return self.dirty.get(path).is_some_and(|dirty| !waits(dirty));
+        }
+        let mut all =
+            self.dirty.range(path.clone()..).take_while(|(at, _)| at.is_at_or_under(path));
+        all.any(|(_, dirty)| !waits(dirty))
     }
 
     /// Marks a path that leaves when it is released; what is dirty already leaves as it would have.

@@ -157,7 +157,7 @@ impl Mirror {
         }
         // What came up meanwhile and has nothing in flight to wait for may leave.
         for path in returned {
-            if !self.flights.busy(&path) {
+            if !self.flights.busy(&path) && !self.origins.holds(&path) {
                 self.collate.release(&path, now);
             }
         }

@@ -268,8 +268,8 @@ impl Mirror {
         let flies = |new: &RelPath| self.flights.busy(new);
         let settled = |new: &RelPath, dir: bool| {
             let looked = self.looking.range(new.clone()..).next();
-            !(self.collate.marks(new).is_some()
-                || dir && self.collate.any_under(new)
+            // What waits to be removed may wait for each other's origins.
+            !(self.collate.any_to_do(new, dir)
                 || looked.is_some_and(|path| path == new || dir && path.is_under(new))
                 || self.tree_above(new).has(Marks::TREE)
                 || covers(&self.walks_due, new)

@@ -355,3 +355,20 @@ fn deletes_that_stop_while_one_waits_stop_that_one_too() {
     world.settle();
     assert!(world.has("a/f") && world.has("z/f") && world.mirror.is_ready());
 }
+
+#[test]
+fn names_that_wait_for_each_others_origins_are_removed() {
+    let mut world = World::live(rules(), &["d/", "d/x", "d/y", "f/", "f/e/", "f/z", "g"]);
+    let now = world.now;
+    world.mirror.origins.note(&path("f"), &path("d"), true, now);
+    world.mirror.origins.note(&path("d"), &path("f/e"), true, now);
+    world.remove("d/x");
+    world.remove("f/e");
+    // Heard and looked at together, and well before anybody has waited for too long.
+    let events = world.events.drain(..).collect();
+    world.handle(Event::Watched(Arc::new(events)));
+    let sent = world.sent.len();
+    world.settle();
+    assert!(world.sent.len() < sent + 20, "{:?}", world.sent);
+    world.assert_equal();
+}
