@@ -443,6 +443,7 @@ impl Mirror {
     /// repeated as it was: a rename whose ack was lost would put the new file over the moved one.
     fn lost(&mut self, now: Instant) {
         self.held = None;
+        self.emptied = None;
         self.staged.clear();
         for flight in self.flights.drain() {
             mark_of(&mut self.collate, &flight.op, now);

@@ -116,7 +116,7 @@ pub(crate) const WORKS: &[Work] = &[
     Work {
         key: "append",
         title: |arena| format!("{FEW} bytes behind {}, tmpfs", mib(arena)),
-        about: "The same, with bytes appended.",
+        about: "The same, with bytes appended. Ours compares all of it, and the file that is there grows.",
         on: Medium::Tmpfs,
         source: |arena, trees| changed(&trees.source, arena.amounts.large_bytes, append),
         before: |trees| restore(&trees.source, &trees.target),
@@ -132,7 +132,7 @@ fn mib(arena: &Arena) -> String {
 /// A large file changes, and the older version is on the target.
 const CHANGED: &str = "The target has the version before, nothing is remembered of it, and both ends are \
                        on a tmpfs. rsync looks for differences as well. Ours stages the new version beside \
-                       the old one, as rsync does.";
+                       the old one, as rsync does, unless it has only grown.";
 
 /// Bytes put in or behind.
 pub(crate) const FEW: usize = 1000;
