@@ -25,6 +25,9 @@ const LIKE_MAX: usize = 3;
 /// No old name is kept for longer than this while nothing is on its way that would use it.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// So often is looked whether the old names are of any more use: what ends that may be silent.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What is known of one new name.
 #[derive(Debug)]
 struct Origin {
@@ -202,7 +205,7 @@ impl Origins {
 
     /// The next time to look is not now.
     fn look_later(&mut self, now: Instant) {
-        self.check = Some(now + WAIT_MAX);
+        self.check = Some(now + LOOK_EVERY);
     }
 
     /// When to look for those that waited for too long.
@@ -379,7 +382,7 @@ mod tests {
         for name in ["flying", "settled", "waiting"] {
             origins.note(&path(name), &path(&format!("old-{name}")), false, now);
         }
-        assert_eq!(origins.next(), Some(now + WAIT_MAX));
+        assert_eq!(origins.next(), Some(now + LOOK_EVERY));
         let sweep = |origins: &mut Origins, when| {
             let flies = |new: &RelPath| *new == path("flying");
             origins.sweep(when, flies, |new, _| *new == path("settled"))
@@ -388,7 +391,7 @@ mod tests {
         origins.begin(now + WAIT_MAX);
         assert_eq!(sweep(&mut origins, now + WAIT_MAX), []);
         assert_eq!(sweep(&mut origins, now + WAIT_MAX * 2), [path("old-waiting")]);
-        assert_eq!(origins.next(), Some(now + WAIT_MAX * 3));
+        assert_eq!(origins.next(), Some(now + WAIT_MAX * 2 + LOOK_EVERY));
         assert_eq!(origins.end(&path("flying")), [path("old-flying")]);
         assert_eq!(sweep(&mut origins, now + WAIT_MAX * 3), []);
         assert_eq!(origins.next(), None);
