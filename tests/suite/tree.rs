@@ -174,6 +174,16 @@ pub fn bytes(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
 
+/// Numbers below what is asked, the same in every run. The seed is not 0.
+pub fn numbers(mut seed: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 11) as usize % below
+    }
+}
+
 /// Bytes that nobody guesses and every run repeats.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];

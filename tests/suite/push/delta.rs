@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::{Ended, Push, Stage, Way};
 use crate::relay::Relay;
-use crate::tree::{append, noise, set_mtime};
+use crate::tree::{append, noise, numbers, set_mtime};
 use crate::world::{self, wait_until};
 
 const MIB: usize = 1 << 20;
@@ -232,13 +232,7 @@ fn a_base_that_is_not_what_it_was_makes_no_wrong_file() {
 #[test]
 fn random_edits_always_arrive() {
     let stage = Stage::new(Way::Ssh);
-    let mut random = 7u64;
-    let mut below = |n: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random >> 11) as usize % n
-    };
+    let mut below = numbers(7);
     let mut content = noise(5, 900_000);
     fs::write(stage.s("f"), &content).unwrap();
     let push = stage.live(&[]);

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::delta::write_at;
 use super::{Mount, Stage, WAYS, Way, is_root};
-use crate::tree::{append, noise};
+use crate::tree::{append, noise, numbers};
 use crate::world::wait_until;
 
 const MIB: usize = 1 << 20;
@@ -95,13 +95,7 @@ fn files_stay_the_same_files_whatever_is_done_to_them() {
 fn random_edits_arrive_in_place() {
     for way in WAYS {
         let stage = Stage::new(way);
-        let mut random = 11u64;
-        let mut below = |n: usize| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (random >> 11) as usize % n
-        };
+        let mut below = numbers(11);
         let mut content = noise(5, 900_000);
         fs::write(stage.s("f"), &content).unwrap();
         let push = stage.live(&["--inplace"]);

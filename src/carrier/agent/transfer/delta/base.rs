@@ -95,6 +95,27 @@ impl Base<'_> {
         self.lane.say(&Message::AskSums { stage, how, block, ranges }).await
     }
 
+    /// Asks for the sums of the first `common` bytes, of which so many blocks were asked for, some
+    /// segments ahead of the block at `index`: how many were asked for then.
+    async fn ask_ahead(
+        &self,
+        how: SumHow,
+        block: u32,
+        common: u64,
+        mut asked: u64,
+        index: u64,
+    ) -> Result<u64, Stopped> {
+        let length = u64::from(block);
+        let (blocks, segment) = (common.div_ceil(length), (SEGMENT / length).max(1));
+        while asked < blocks && asked < index + AHEAD * segment {
+            let count = segment.min(blocks - asked);
+            let at = asked * length;
+            self.ask(how, block, vec![(at, (count * length).min(common - at))]).await?;
+            asked += count;
+        }
+        Ok(asked)
+    }
+
     /// The next sums, so many bytes of them; `None` when there are no more.
     pub(super) async fn next(&mut self, bytes: usize) -> Result<Option<Vec<u8>>, Stopped> {
         let sums = self.answers.sums(bytes).await?;
@@ -127,13 +148,7 @@ impl Base<'_> {
         let (mut asked, mut index) = (0, 0);
         while index < common_blocks {
             self.lane.go_on()?;
-            while asked < common_blocks && asked < index + AHEAD * segment {
-                let count = segment.min(common_blocks - asked);
-                let at = asked * length;
-                let len = (count * length).min(common - at);
-                self.ask(SumHow::Kept, reader.block(), vec![(at, len)]).await?;
-                asked += count;
-            }
+            asked = self.ask_ahead(SumHow::Kept, reader.block(), common, asked, index).await?;
             let count = segment.min(common_blocks - index);
             reader = read_to(reader, (index + count) * length).await?;
             // It cannot be read any more: the rest has to be brought.
@@ -178,12 +193,8 @@ impl Base<'_> {
         let mut growing = self.may_grow && have.is_empty() && rest > 0 && rest < self.size;
         while index < blocks {
             self.lane.go_on()?;
-            while asking && asked < common_blocks && asked < index + AHEAD * segment {
-                let count = segment.min(common_blocks - asked);
-                let at = asked * length;
-                let len = (count * length).min(common - at);
-                self.ask(SumHow::Same, reader.block(), vec![(at, len)]).await?;
-                asked += count;
+            if asking {
+                asked = self.ask_ahead(SumHow::Same, reader.block(), common, asked, index).await?;
             }
             let count = segment.min(blocks - index);
             reader = read_to(reader, (index + count) * length).await?;
