@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::plan::Planned;
 use crate::source::OwnerNames;
 
+pub mod action;
 pub mod agent;
 
 /// Why an operation was not sent, or its content not completed.
