@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::filter::Filter;
 
 pub mod guard;
+pub mod rsync;
 pub mod target;
 pub mod value;
 
