@@ -31,6 +31,8 @@ pub struct RsyncOptions {
     wrapper: bool,
     letters: String,
     extra: Vec<OsString>,
+    /// Nothing in the words depends on the working directory.
+    anywhere: bool,
     long: Vec<OsString>,
     startup: Vec<OsString>,
     /// From `ssh = {…}` and the like: it stands last, so it wins over `rsh`.
@@ -49,6 +51,7 @@ impl Default for RsyncOptions {
             wrapper: false,
             letters: letters.collect(),
             extra: Vec::new(),
+            anywhere: true,
             long: Vec::new(),
             startup: Vec::new(),
             shell: None,
@@ -94,6 +97,11 @@ impl RsyncOptions {
                 }
                 Shape::Value(option) => {
                     if let Some(text) = value.map(|v| text(key.name, v)).transpose()?.flatten() {
+                        options.anywhere &= match key.name {
+                            "password_file" => text.as_bytes().starts_with(b"/"),
+                            "rsh" => !names_relative_file(&text),
+                            _ => true,
+                        };
                         let mut word = OsString::from(option);
                         word.push("=");
                         word.push(text);
@@ -110,6 +118,8 @@ impl RsyncOptions {
                 }
             }
         }
+        // What words of others mean is theirs.
+        options.anywhere &= options.extra.is_empty();
         Ok(options)
     }
 
@@ -184,6 +194,12 @@ impl RsyncOptions {
         words
     }
 
+    /// Is it the same in whatever directory rsync is started?
+    #[must_use]
+    pub fn works_anywhere(&self) -> bool {
+        self.anywhere
+    }
+
     /// May rsync be handed a list of exactly what changed? Words of `_extra` that choose files or
     /// delete would act on more than the list then.
     #[must_use]
@@ -222,6 +238,12 @@ fn chooses(word: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Does a program stand there that is looked for from the working directory?
+fn names_relative_file(text: &OsStr) -> bool {
+    let first = text.as_bytes().split(|&b| b == b' ').next().unwrap_or_default();
+    !first.starts_with(b"/") && first.contains(&b'/')
 }
 
 fn flag(name: &str, value: &RsyncValue) -> Result<bool, Error> {

@@ -1,0 +1,371 @@
+//! A run of exactly what changed: as a list of names, or as Lsyncd 2's patterns.
+//!
+//! As a list: `--files-from` with names that are literal, each behind `./` since a name that begins
+//! with `#` or `;` would be a comment even in a list parted by NUL. Directories above a listed name
+//! go along without what is in them; names that are missing are deleted; a directory as a whole is
+//! listed with `-r --delete`, which then reach no further than that directory. rsync holds the
+//! names, and what it deletes, against the rules as ever.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use lsync_protocol::path::RelPath;
+
+use super::Call;
+use crate::config::rsync::RsyncMirror;
+
+/// Longer rules do not fit on a command line.
+const RULES_MAX: usize = 512 * 1024;
+
+/// A directory that may differ as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// Which.
+    pub path: RelPath,
+    /// What is in it may be other than size and time say.
+    pub whole: bool,
+    /// All that it holds here is among the names, and the target has nothing else in it.
+    pub listed: bool,
+}
+
+/// What changed, as it was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Names that are there, and whether they are directories, in their order.
+    pub names: Vec<(RelPath, bool)>,
+    /// Names that are missing, and whether they were directories; the topmost of each.
+    pub missing: Vec<(RelPath, bool)>,
+    /// Directories that may differ as a whole.
+    pub trees: Vec<Tree>,
+    /// Content changed: size and time prove nothing.
+    pub content: bool,
+    /// Missing names are deleted.
+    pub delete: bool,
+    /// The most names to delete.
+    pub max_delete: Option<u64>,
+}
+
+impl Paths {
+    /// Is there nothing to do?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.trees.is_empty() && (self.missing.is_empty() || !self.delete)
+    }
+
+    /// All paths that it speaks of.
+    pub fn all(&self) -> impl Iterator<Item = &RelPath> {
+        let names = self.names.iter().chain(&self.missing).map(|(path, _)| path);
+        names.chain(self.trees.iter().map(|tree| &tree.path))
+    }
+
+    /// The calls that bring these as lists: one, or two where directories by themselves and
+    /// directories as a whole come together.
+    pub(super) fn lists(&self, config: &RsyncMirror) -> Vec<Call> {
+        let trees: BTreeSet<&RelPath> = self.trees.iter().map(|tree| &tree.path).collect();
+        let under_tree = |path: &RelPath| {
+            let mut at = Some(path.clone());
+            while let Some(path) = at {
+                if trees.contains(&path) {
+                    return true;
+                }
+                at = path.parent();
+            }
+            false
+        };
+        // What a tree deletes need not be told; what is in it, is told for its content.
+        let missing: Vec<&RelPath> =
+            self.missing_names().filter(|path| !under_tree(path)).collect();
+        let mut files = Vec::new();
+        let mut dirs = Vec::new();
+        for (path, dir) in &self.names {
+            if *dir && under_tree(path) {
+                continue;
+            }
+            if *dir {
+                dirs.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+        // Directories above a name go along with it.
+        let mut above = BTreeSet::new();
+        for path in files.iter().chain(&missing) {
+            let mut at = path.parent();
+            while let Some(dir) = at {
+                at = dir.parent();
+                if !above.insert(dir) {
+                    break;
+                }
+            }
+        }
+        dirs.retain(|dir| dir.is_root() || !above.contains(*dir));
+        let whole = self.trees.iter().any(|tree| tree.whole);
+        let trees: Vec<&RelPath> = trees.into_iter().collect();
+        let one = trees.is_empty() || (dirs.is_empty() && (whole || !self.content));
+        let mut calls = Vec::new();
+        let names = || missing.iter().chain(&files).chain(&dirs).copied();
+        if one {
+            let tree = !trees.is_empty();
+            calls.push(self.list(config, names().chain(trees), tree, self.content || whole));
+        } else {
+            if names().next().is_some() {
+                calls.push(self.list(config, names(), false, self.content));
+            }
+            calls.push(self.list(config, trees.into_iter(), true, whole));
+        }
+        calls
+    }
+
+    fn missing_names(&self) -> impl Iterator<Item = &RelPath> {
+        let delete = self.delete;
+        self.missing.iter().filter(move |_| delete).map(|(path, _)| path)
+    }
+
+    fn list<'a>(
+        &self,
+        config: &RsyncMirror,
+        names: impl Iterator<Item = &'a RelPath>,
+        tree: bool,
+        content: bool,
+    ) -> Call {
+        let mut words = rules(config);
+        words.extend(config.options.live_words());
+        if content {
+            words.push("--ignore-times".into());
+        }
+        if tree {
+            words.push("-r".into());
+            if self.delete {
+                words.push("--delete".into());
+            }
+        }
+        if self.delete {
+            words.push("--delete-missing-args".into());
+            words.extend(self.max_delete.map(|max| format!("--max-delete={max}").into()));
+        } else {
+            words.push("--ignore-missing-args".into());
+        }
+        words.extend(["--force", "--from0", "--files-from=-"].map(OsString::from));
+        let mut input = Vec::new();
+        for name in names {
+            input.extend_from_slice(b"./");
+            input.extend_from_slice(name.as_bytes());
+            input.push(0);
+        }
+        Call { words, input: Some(input) }
+    }
+
+    /// The call that brings these as Lsyncd 2 does: every name with the directories above it as
+    /// patterns, all else excluded.
+    pub(super) fn patterns(&self, config: &RsyncMirror) -> Call {
+        let mut words = config.options.live_words();
+        words.push("-r".into());
+        if self.delete {
+            words.extend(["--delete", "--ignore-errors"].map(OsString::from));
+            words.extend(self.max_delete.map(|max| format!("--max-delete={max}").into()));
+        }
+        words.extend(["--force", "--from0", "--include-from=-", "--exclude=*"].map(OsString::from));
+        let mut input = Vec::new();
+        let mut known: BTreeSet<Vec<u8>> = BTreeSet::new();
+        let mut add = |pattern: Vec<u8>| {
+            if known.contains(&pattern) {
+                return false;
+            }
+            input.extend_from_slice(&pattern);
+            input.push(0);
+            known.insert(pattern)
+        };
+        // With rules a directory as a whole would bring what they exclude: it is told name by name.
+        let trees = self.trees.iter().filter(|_| !config.has_rules());
+        let mut all: BTreeSet<(&RelPath, bool, bool)> =
+            self.names.iter().map(|(path, dir)| (path, *dir, false)).collect();
+        all.extend(
+            self.missing.iter().filter(|_| self.delete).map(|(path, dir)| (path, *dir, *dir)),
+        );
+        all.extend(trees.map(|tree| (&tree.path, true, true)));
+        for (path, dir, whole) in all {
+            if whole && !path.is_root() {
+                let mut pattern = escaped(path.as_bytes(), true);
+                pattern.extend_from_slice(b"/***");
+                add(pattern);
+            } else if whole {
+                add(b"/***".to_vec());
+            }
+            let mut pattern = escaped(path.as_bytes(), false);
+            if dir && !path.is_root() {
+                pattern.push(b'/');
+            }
+            add(pattern);
+            let mut at = path.parent();
+            while let Some(dir) = at {
+                let mut pattern = escaped(dir.as_bytes(), false);
+                if !dir.is_root() {
+                    pattern.push(b'/');
+                }
+                if !add(pattern) {
+                    break;
+                }
+                at = dir.parent();
+            }
+        }
+        Call { words, input: Some(input) }
+    }
+}
+
+/// Are the rules of this mirror too long to be told with a list?
+pub(super) fn rules_fit(config: &RsyncMirror) -> bool {
+    let all = config.filters.iter().chain(&config.excludes);
+    all.map(|rule| rule.len() + 16).sum::<usize>() <= RULES_MAX
+}
+
+/// The rules as words: standard input is taken by the list.
+fn rules(config: &RsyncMirror) -> Vec<OsString> {
+    let word = |option: &[u8], rule: &Vec<u8>| {
+        let mut word = option.to_vec();
+        word.extend_from_slice(rule);
+        OsString::from_vec(word)
+    };
+    let filters = config.filters.iter().map(|rule| word(b"--filter=", rule));
+    let excludes = config.excludes.iter().map(|rule| word(b"--exclude=", rule));
+    filters.chain(excludes).collect()
+}
+
+/// A path as a pattern: anchored, and its wildcards taken from it. rsync reads a backslash as one
+/// where the pattern has no wildcard, and as an escape where it has: `wild` says that it will have.
+pub(super) fn escaped(path: &[u8], wild: bool) -> Vec<u8> {
+    let mut pattern = vec![b'/'];
+    if wild || path.iter().any(|b| b"*?[".contains(b)) {
+        for &byte in path {
+            if b"*?[]\\".contains(&byte) {
+                pattern.push(b'\\');
+            }
+            pattern.push(byte);
+        }
+    } else {
+        pattern.extend_from_slice(path);
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn names(list: &[(&str, bool)]) -> Vec<(RelPath, bool)> {
+        list.iter().map(|(name, dir)| (path(name), *dir)).collect()
+    }
+
+    fn tree(name: &str, whole: bool) -> Tree {
+        Tree { path: path(name), whole, listed: false }
+    }
+
+    fn said(call: &Call) -> (String, String) {
+        let words: Vec<_> = call.words.iter().map(|word| word.to_str().unwrap()).collect();
+        let input = String::from_utf8(call.input.clone().unwrap()).unwrap();
+        (words.join(" "), input.replace('\0', "|"))
+    }
+
+    #[test]
+    fn live_patterns_are_lsyncd_2s() {
+        let config = RsyncMirror::new("m", "/s", "/t".as_ref());
+        let paths = Paths {
+            names: names(&[("d/e/f", false), ("d/n", true)]),
+            missing: names(&[("d/gone", true), ("x", false)]),
+            delete: true,
+            ..Paths::default()
+        };
+        let (words, input) = said(&paths.patterns(&config));
+        assert_eq!(
+            words,
+            "-lts -r --delete --ignore-errors --force --from0 --include-from=- --exclude=*"
+        );
+        assert_eq!(input, "/d/e/f|/d/e/|/d/|/|/d/gone/***|/d/gone/|/d/n/|/x|");
+        let (words, input) = said(&Paths { delete: false, ..paths }.patterns(&config));
+        assert_eq!(words, "-lts -r --force --from0 --include-from=- --exclude=*");
+        assert_eq!(input, "/d/e/f|/d/e/|/d/|/|/d/n/|");
+    }
+
+    #[test]
+    fn wildcards_are_escaped_where_there_are_any() {
+        for (name, pattern) in [
+            ("a]b", "/a]b"),
+            ("a[b]", "/a\\[b\\]"),
+            ("*?", "/\\*\\?"),
+            ("x\\y", "/x\\y"),
+            ("x\\*y", "/x\\\\\\*y"),
+        ] {
+            assert_eq!(escaped(name.as_bytes(), false), pattern.as_bytes(), "{name}");
+        }
+        assert_eq!(escaped(b"a]\\b", true), b"/a\\]\\\\b");
+    }
+
+    #[test]
+    fn a_list_names_what_changed_and_no_more() {
+        let config = RsyncMirror::new("m", "/s", "/t".as_ref());
+        let paths = Paths {
+            names: names(&[("#a", false), ("d", true), ("d/f", false), ("e", true)]),
+            missing: names(&[("gone", true)]),
+            content: true,
+            delete: true,
+            ..Paths::default()
+        };
+        let calls = paths.lists(&config);
+        assert_eq!(calls.len(), 1);
+        let (words, input) = said(&calls[0]);
+        assert_eq!(
+            words,
+            "-lts --ignore-times --delete-missing-args --force --from0 --files-from=-"
+        );
+        assert_eq!(input, "./gone|./#a|./d/f|./e|", "d goes along with d/f");
+        let (words, input) = said(&Paths { delete: false, ..paths }.lists(&config)[0]);
+        assert_eq!(
+            words,
+            "-lts --ignore-times --ignore-missing-args --force --from0 --files-from=-"
+        );
+        assert_eq!(input, "./#a|./d/f|./e|");
+    }
+
+    #[test]
+    fn directories_as_a_whole_reach_no_further_than_themselves() {
+        let mut config = RsyncMirror::new("m", "/s", "/t".as_ref());
+        config.excludes = vec![b"*.o".to_vec()];
+        let mut paths = Paths {
+            names: names(&[("n", true), ("n/f", false)]),
+            missing: names(&[("n/gone", false)]),
+            trees: vec![tree("n", true)],
+            content: true,
+            delete: true,
+            ..Paths::default()
+        };
+        let calls = paths.lists(&config);
+        assert_eq!(calls.len(), 1);
+        let (words, input) = said(&calls[0]);
+        assert_eq!(
+            words,
+            "--exclude=*.o -lts --ignore-times -r --delete --delete-missing-args --force --from0 --files-from=-"
+        );
+        assert_eq!(input, "./n/f|./n|");
+        // A directory by itself would be walked too.
+        paths.names.push((path("other"), true));
+        let calls = paths.lists(&config);
+        assert_eq!(calls.len(), 2);
+        assert_eq!(said(&calls[0]).1, "./n/f|./other|");
+        assert!(!said(&calls[0]).0.contains(" -r "));
+        assert_eq!(said(&calls[1]).1, "./n|");
+        // Nor is all of a tree read again for one file elsewhere.
+        let paths = Paths {
+            names: names(&[("x", false)]),
+            trees: vec![tree("n", false)],
+            content: true,
+            ..Paths::default()
+        };
+        let calls = paths.lists(&config);
+        assert_eq!(calls.len(), 2);
+        assert!(!said(&calls[1]).0.contains("--ignore-times"));
+    }
+}
