@@ -189,6 +189,10 @@ fn old(words: &[OsString], world: &World) -> Result<Invocation> {
                 if world.stdout_terminal { help.ansi().to_string() } else { help.to_string() };
             Ok(Invocation::Print { text, exit: Exit::Failed })
         }
+        legacy::Answer::Monitors => {
+            Ok(Invocation::Print { text: legacy::MONITORS.to_owned(), exit: Exit::Failed })
+        }
+        legacy::Answer::Run(line) => Err(legacy::not_there_yet(&line)),
         legacy::Answer::Not(error) => Err(error),
     }
 }

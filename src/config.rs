@@ -10,7 +10,9 @@ use std::time::Duration;
 use crate::filter::Filter;
 
 pub mod guard;
+pub mod near;
 pub mod rsync;
+pub mod settings;
 pub mod target;
 pub mod value;
 
