@@ -14,6 +14,7 @@ use crate::source::OwnerNames;
 pub mod action;
 pub mod agent;
 pub mod rsync;
+pub mod tunnel;
 
 /// Why an operation was not sent, or its content not completed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,6 +20,7 @@ pub mod legacy;
 mod place;
 mod push;
 mod rules;
+pub mod two;
 
 use args::{AgentCommand, Cli, Command};
 
@@ -98,6 +99,10 @@ pub enum Invocation {
     },
     /// Put an agent on a host, or test it.
     Agent(Box<AgentVisit>),
+    /// Load this configuration of Lsyncd 2 and say what it means.
+    Check(OsString),
+    /// Load this configuration of Lsyncd 2 and print the same as TOML.
+    Migrate(OsString),
     /// Print the manual page or completions.
     Generate(Generate),
     /// Print a text (help, the version) on standard output and end.
@@ -159,6 +164,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         Some(Command::Agent(AgentCommand::Check(args))) => push::agent(false, &args, world),
         Some(Command::Agent(AgentCommand::Authorize(_))) => Err(not_yet("lsyncd agent authorize")
             .hint("restrict the key by hand: restrict,command=\"lsync-agent --root DIR\"")),
+        Some(Command::Check(args)) => Ok(Invocation::Check(args.config)),
+        Some(Command::Migrate(args)) => Ok(Invocation::Migrate(args.config)),
         Some(_) => {
             let name = matches.subcommand_name().unwrap_or_default();
             Err(not_yet(&format!("lsyncd {name}"))

@@ -173,6 +173,17 @@ impl Collate {
         !self.steps.is_empty()
     }
 
+    /// What happened to names and the target has not been told of, in order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The dirty paths in their order, and what may differ.
+    pub fn dirty_paths(&self) -> impl Iterator<Item = (&RelPath, Marks)> {
+        self.dirty.iter().map(|(path, dirty)| (path, dirty.marks))
+    }
+
     /// Is nothing dirty?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -10,10 +10,12 @@ use std::time::Duration;
 use crate::filter::Filter;
 
 pub mod guard;
+pub mod lua;
 pub mod near;
 pub mod rsync;
 pub mod settings;
 pub mod target;
+pub mod tunnel;
 pub mod value;
 
 /// Where a mirror's copy stands.

@@ -1,5 +1,7 @@
 //! Many mirrors in one process: their sources, their signals, their end.
 
+pub mod two;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +66,8 @@ pub async fn push(
             metrics: Arc::clone(&metrics),
             stop: stopped.clone(),
             starts: Arc::clone(&starts),
+            asked: None,
+            has_other_way: false,
         });
     }
     let several = running.len() > 1;

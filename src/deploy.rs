@@ -70,7 +70,7 @@ pub async fn start_agent(remote: &dyn Remote, options: &AgentOptions) -> Result<
         let binary = match Binary::find(options, &kind).await {
             Ok(binary) => binary,
             Err(_) if kind == Kind::here() && !copied => Binary::placeholder(),
-            Err(e) => return Err(e.for_host(remote.peer(), &kind)),
+            Err(e) => return Err(e.for_host(remote.peer(), &kind).no_agent()),
         };
         let answer = match ask(remote, script::START, &[&binary.name]).await? {
             Started::Running(link) => return Ok(link),
@@ -88,8 +88,10 @@ pub async fn start_agent(remote: &dyn Remote, options: &AgentOptions) -> Result<
                     "is the cache directory there cleaned? name a fixed place with --agent-path",
                 ));
         }
-        let binary =
-            Binary::find(options, &kind).await.map_err(|e| e.for_host(remote.peer(), &kind))?;
+        let binary = Binary::find(options, &kind)
+            .await
+            .map_err(|e| e.for_host(remote.peer(), &kind))
+            .map_err(Error::no_agent)?;
         copy(remote, &binary, &kind).await?;
         copied = true;
     }
@@ -220,7 +222,7 @@ fn copy_error(peer: &str, answer: &Answer, said: Option<String>) -> Error {
         ),
         _ => (format!("cannot put the agent in {place} on {peer}"), None, elsewhere.to_owned()),
     };
-    let error = Error::failed(what).hint(hint);
+    let error = Error::failed(what).hint(hint).no_agent();
     match cause.or(said) {
         Some(cause) => error.because(cause),
         None => error,
@@ -234,6 +236,7 @@ fn no_such_agent(remote: &dyn Remote, path: &str, answer: &Answer) -> Error {
         _ => "there is no such program",
     };
     Error::failed(format!("cannot start the agent {path} on {}: {why}", remote.peer()))
+        .no_agent()
         .hint("correct --agent-path, or leave it out: then the agent is copied")
 }
 

@@ -38,6 +38,7 @@ pub struct Error {
     what: String,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     hint: Option<String>,
+    no_agent: bool,
 }
 
 /// The result of most things above the pure layers.
@@ -46,7 +47,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// `what` could not be done: "cannot watch /srv/www". Ends with [`Exit::Failed`].
     pub fn failed(what: impl Into<String>) -> Error {
-        Error { exit: Exit::Failed, what: what.into(), cause: None, hint: None }
+        Error { exit: Exit::Failed, what: what.into(), cause: None, hint: None, no_agent: false }
     }
 
     /// The command line is wrong. Ends with [`Exit::Usage`].
@@ -71,6 +72,19 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// It is the host that has no agent and takes none: another way to mirror to it may do.
+    #[must_use]
+    pub fn no_agent(mut self) -> Error {
+        self.no_agent = true;
+        self
+    }
+
+    /// Is it the host that has no agent and takes none?
+    #[must_use]
+    pub fn is_no_agent(&self) -> bool {
+        self.no_agent
     }
 
     /// The exit code this leads to when nothing catches it.

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use lsyncd::cli::{self, AgentVisit, Invocation, Output, World};
+use lsyncd::cli::{self, AgentVisit, Invocation, Output, World, two};
 use lsyncd::config::MirrorConfig;
 use lsyncd::daemon::{self, PushOptions};
 use lsyncd::error::{Error, Exit, Result};
@@ -58,6 +58,12 @@ fn run(screen: &Screen) -> Result<Exit> {
             push(screen, mirrors, PushOptions { once, dry_run }, output)
         }
         Invocation::Agent(visit) => agent(screen, &visit),
+        Invocation::Check(config) => {
+            print(two::check(&two::load_file(&config, &world)?).as_bytes(), Exit::Done)
+        }
+        Invocation::Migrate(config) => {
+            print(two::migrate(&two::load_file(&config, &world)?).as_bytes(), Exit::Done)
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod moved;
 mod origins;
 mod owners;
 mod pairing;
+pub mod pending;
 mod problems;
 mod renames;
 pub mod run;

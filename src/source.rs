@@ -117,6 +117,19 @@ pub struct Source {
     missed: Arc<Mutex<BTreeSet<RelPath>>>,
 }
 
+/// Every mirror gets the events; one that has too many waiting hears of it instead.
+fn hand_out(subscribers: &Mutex<Vec<Subscriber>>, events: Vec<WatchEvent>) {
+    let events = Arc::new(events);
+    locked(subscribers).retain(|subscriber| match subscriber.queue.try_send(Arc::clone(&events)) {
+        Ok(()) => true,
+        Err(mpsc::error::TrySendError::Full(_)) => {
+            subscriber.full.store(true, Ordering::Release);
+            true
+        }
+        Err(mpsc::error::TrySendError::Closed(_)) => false,
+    });
+}
+
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Source").field("path", &self.path).finish_non_exhaustive()
@@ -177,17 +190,7 @@ impl Source {
         let missed = Arc::clone(&self.missed);
         let sink = Box::new(move |mut events: Vec<WatchEvent>| {
             find_missed(&mut locked(&missed), &mut events);
-            let events = Arc::new(events);
-            locked(&subscribers).retain(|subscriber| {
-                match subscriber.queue.try_send(Arc::clone(&events)) {
-                    Ok(()) => true,
-                    Err(mpsc::error::TrySendError::Full(_)) => {
-                        subscriber.full.store(true, Ordering::Release);
-                        true
-                    }
-                    Err(mpsc::error::TrySendError::Closed(_)) => false,
-                }
-            });
+            hand_out(&subscribers, events);
         });
         let watcher = watch::open(choice, &self.path, limits, sink)?;
         let _ = self.watcher.set(watcher);
@@ -201,6 +204,12 @@ impl Source {
         let full = Arc::new(AtomicBool::new(false));
         locked(&self.subscribers).push(Subscriber { queue: sender, full: Arc::clone(&full) });
         Events { queue, full }
+    }
+
+    /// Tells the mirrors of this source something that no watcher heard: that a time has come at
+    /// which everything is compared.
+    pub fn tell(&self, event: WatchEvent) {
+        hand_out(&self.subscribers, vec![event]);
     }
 
     /// How the watch stands; `None` before it began.

@@ -75,10 +75,23 @@ pub(super) enum Command {
     Monitor(Later),
     #[command(about = later!("Compare a source and its target by content"))]
     Verify(Later),
-    #[command(about = later!("Check a configuration file and say what it means"))]
-    Check(Later),
-    #[command(about = later!("Turn an Lsyncd 2 configuration into TOML"))]
-    Migrate(Later),
+    /// Load an Lsyncd 2 configuration and say what each of its syncs will do
+    ///
+    /// Nothing is started and nothing is touched; but a configuration is a program in Lua, and is
+    /// run as such.
+    Check(ConfigArgs),
+    /// Print the TOML that does what an Lsyncd 2 configuration does
+    ///
+    /// What TOML cannot express is listed in it, as comments.
+    Migrate(ConfigArgs),
+}
+
+/// Arguments of `check` and `migrate`.
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// The configuration file, in Lua
+    #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
+    pub(super) config: OsString,
 }
 
 /// Whatever follows a command that is not there yet.

@@ -17,7 +17,7 @@ use crate::error::Error;
 
 mod today;
 
-pub use today::not_there_yet;
+pub use today::{mistyped, not_there_yet};
 
 /// What a command line of Lsyncd 2 asks for.
 #[derive(Debug)]

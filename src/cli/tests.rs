@@ -248,9 +248,7 @@ fn what_is_not_there_yet_says_so() {
     ] {
         assert_eq!(place.refused(line).0, format!("{option} is not there yet"));
     }
-    for command in [
-        "run", "status", "flush", "pause", "resume", "why", "monitor", "verify", "check", "migrate",
-    ] {
+    for command in ["run", "status", "flush", "pause", "resume", "why", "monitor", "verify"] {
         let (text, hint, exit) = place.error(&[command, "--some", "x"]);
         assert_eq!(text, format!("lsyncd {command} is not there yet"));
         assert!(hint.starts_with("lsyncd push"), "{hint}");

@@ -42,8 +42,8 @@ pub fn local_target(source: &Path, target: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Nothing may be mirrored over the root of a file system tree.
-fn root(target: &str) -> Error {
+/// Nothing may be mirrored over the root of a file system tree: the refusal.
+pub(crate) fn root(target: &str) -> Error {
     Error::stopped(format!("refusing to mirror to {target}: it is the root directory")).hint(
         "the target becomes equal to the source, so all else on that host would be deleted; name a directory in it",
     )

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use lsync_protocol::entry::Quick;
 use lsync_protocol::message::MAX_LISTS;
 use lsync_protocol::path::RelPath;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connect::{Connected, Greeting, back_off, connect};
+use super::pending::{Asked, Pending};
 use super::{Effect, Event, Mirror, Report, RootTrouble, Rules, Totals, Unasked};
 use crate::carrier::agent::AgentCarrier;
 use crate::carrier::{Carried, Carrier};
@@ -51,6 +52,10 @@ pub struct Running {
     pub stop: watch::Receiver<bool>,
     /// Where it tells whether its first connect succeeded.
     pub starts: Arc<Starts>,
+    /// Who wants to know what it has still to do, if anybody may.
+    pub asked: Option<Asked>,
+    /// There is another way to mirror to it: a host that takes no agent ends this one.
+    pub has_other_way: bool,
 }
 
 /// What has become of the first connects of all mirrors: where none succeeds, the program ends.
@@ -71,6 +76,12 @@ impl Starts {
             *pending = pending.saturating_sub(1);
             *up += usize::from(started);
         });
+    }
+
+    /// So many mirrors are to start, and none that cannot ends the program: they go on trying.
+    #[must_use]
+    pub fn insisting(mirrors: usize) -> Starts {
+        Starts { state: watch::Sender::new((mirrors, 1)) }
     }
 
     /// Waits until one mirror has started (true) or none can (false).
@@ -138,6 +149,7 @@ enum Came {
     Carried(Carried),
     Connected(Result<Connected>),
     Connect,
+    Asked(oneshot::Sender<Pending>),
     Progress,
     Stop,
 }
@@ -263,6 +275,7 @@ impl Loop {
             connected = joined(connecting) => Came::Connected(connected),
             () = until(link_at) => Came::Connect,
             () = until(tick) => Came::Event(Event::Tick),
+            Some(reply) = asked(&mut self.running.asked) => Came::Asked(reply),
             _ = progress.tick(), if walking => Came::Progress,
         }
     }
@@ -295,6 +308,9 @@ impl Loop {
             }
             Came::Connected(Ok(connected)) => self.connected(connected),
             Came::Connected(Err(error)) => {
+                if !self.connected_once && self.running.has_other_way && error.is_no_agent() {
+                    return Err(error);
+                }
                 if !self.connected_once && self.tries == 0 {
                     self.running.starts.tell(false);
                     let once = self.running.once || self.running.dry_run;
@@ -313,6 +329,8 @@ impl Loop {
                 }
                 self.down(&error);
             }
+            // Who does not wait any more has no use for the answer.
+            Came::Asked(reply) => drop(reply.send(self.mirror.pending())),
             Came::Progress => self.progress(),
             Came::Stop => {
                 self.say_goodbye().await;
@@ -619,7 +637,7 @@ impl Loop {
 }
 
 /// What an operation does, as people are told.
-fn step(op: &Planned) -> Step {
+pub(super) fn step(op: &Planned) -> Step {
     match op {
         Planned::MakeDir { path, .. } => Step::Create { path: path.clone(), dir: true },
         Planned::Content { path, new: true, .. } | Planned::Symlink { path, new: true, .. } => {
@@ -661,6 +679,14 @@ async fn recv<T>(queue: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
 async fn events(events: &mut Option<Events>) -> Option<Arc<Vec<crate::watch::WatchEvent>>> {
     match events {
         Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next who wants to know.
+async fn asked(asked: &mut Option<Asked>) -> Option<oneshot::Sender<Pending>> {
+    match asked {
+        Some(asked) => asked.recv().await,
         None => std::future::pending().await,
     }
 }

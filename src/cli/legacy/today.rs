@@ -31,6 +31,14 @@ fn config_file(config: &OsStr) -> Error {
     }
 }
 
+/// A word that stands for a configuration and may have meant a command of ours.
+#[must_use]
+pub fn mistyped(config: &OsStr) -> Option<Error> {
+    let ours = nearest(config.as_bytes(), OURS)?;
+    let error = Error::failed(format!("unknown command {}", shown(config)));
+    Some(error.hint(format!("did you mean lsyncd {ours}?")))
+}
+
 /// The error for more than one word that is no option.
 pub(super) fn several_configs(configs: &[&OsStr]) -> Error {
     let error = Error::failed("There can only be one config file in the command line.");

@@ -26,6 +26,16 @@ impl ExitMeaning {
             _ => None,
         }
     }
+
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            ExitMeaning::Ok => "ok",
+            ExitMeaning::Again => "again",
+            ExitMeaning::Die => "die",
+        }
+    }
 }
 
 /// A table of exit codes.
@@ -71,6 +81,11 @@ impl ExitCodes {
             over.push((code, meaning));
         }
         Ok(ExitCodes::merged(over))
+    }
+
+    /// All that is in the table.
+    pub fn iter(&self) -> impl Iterator<Item = (i32, ExitMeaning)> {
+        self.0.iter().map(|(code, meaning)| (*code, *meaning))
     }
 
     /// What a code means. One that nobody knows is no success.

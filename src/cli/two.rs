@@ -1,0 +1,286 @@
+//! Lsyncd 2's command line and configuration file, to mirrors that are wholly resolved.
+//!
+//! Each entry is carried by what it asks for: the agent where the agent does all of it, the
+//! system's rsync where only rsync does, and its own actions where it has some.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use mlua::Lua;
+
+use super::legacy::{self, CommandLine, LineSync};
+use super::{World, place, shown};
+use crate::config::lua::{Entry, Program, Reader, Way};
+use crate::config::rsync::RsyncShell;
+use crate::config::settings::Settings;
+use crate::config::{AgentOptions, Delete, MirrorConfig, SshOptions, Target, guard};
+use crate::daemon::two::{Carried, Setup, TwoMirror};
+use crate::error::{Error, Result};
+use crate::filter::Filter;
+
+mod agent;
+mod check;
+mod migrate;
+mod rsync;
+
+pub use check::check;
+pub use migrate::migrate;
+
+/// Loads what a command line asks for. Whoever wants to be heard by scripts has put it into `lua`.
+///
+/// # Errors
+/// The configuration cannot be read, or asks for what cannot be done; with the place and a hint.
+pub fn load(line: &CommandLine, world: &World, lua: Lua) -> Result<Setup> {
+    let mut settings = Settings::default();
+    line.over(&mut settings);
+    let reader = Reader::new(lua, settings, &world.cwd)?;
+    for script in &line.scripts {
+        reader.run(&world.cwd.join(script))?;
+    }
+    if let Some(config) = &line.config {
+        let file = world.cwd.join(config);
+        if !file.exists()
+            && let Some(error) = legacy::mistyped(config)
+        {
+            return Err(error);
+        }
+        reader.run(&file)?;
+    }
+    let extra = line.sshopts.clone().unwrap_or_default();
+    for sync in &line.syncs {
+        add(&reader, sync, &extra)?;
+    }
+    let Program { lua, mut settings, entries, tunnels } = reader.finish()?;
+    // What the command line says stands above the file.
+    line.over(&mut settings);
+    settings.resolve(&world.cwd);
+    if entries.is_empty() {
+        return Err(Error::failed("the configuration has no sync{}: nothing to do").hint(
+            "sync { default.rsyncssh, source = \"/srv\", host = \"backup\", targetdir = \"/srv\" }",
+        ));
+    }
+    let mut mirrors = Vec::new();
+    for entry in entries {
+        mirrors.push(resolve(entry, line, &settings, world)?);
+    }
+    let agents: Vec<MirrorConfig> = mirrors
+        .iter()
+        .filter_map(|mirror| match &mirror.carried {
+            Carried::Agent(config) => Some((**config).clone()),
+            _ => None,
+        })
+        .collect();
+    guard::all(&agents)?;
+    Ok(Setup { lua, settings, mirrors, tunnels })
+}
+
+/// Loads a file alone, to say what it means.
+///
+/// # Errors
+/// As [`load`]; a TOML file is not one of Lsyncd 2.
+pub fn load_file(config: &OsStr, world: &World) -> Result<Setup> {
+    if Path::new(config).extension().is_some_and(|end| end == "toml") {
+        return Err(super::not_yet("TOML").hint("a configuration of Lsyncd 2 is a file in Lua"));
+    }
+    let line = CommandLine { config: Some(config.to_owned()), ..CommandLine::default() };
+    load(&line, world, Lua::new())
+}
+
+fn add(reader: &Reader, sync: &LineSync, extra: &[String]) -> Result<()> {
+    match sync {
+        LineSync::Rsync { source, target } => {
+            let keys = [("source", source.as_os_str().as_bytes()), ("target", target.as_bytes())];
+            reader.sync("rsync", &keys, &[])
+        }
+        LineSync::RsyncSsh { source, host, dir } => reader.sync(
+            "rsyncssh",
+            &[
+                ("source", source.as_os_str().as_bytes()),
+                ("host", host.as_bytes()),
+                ("targetdir", dir.as_bytes()),
+            ],
+            extra,
+        ),
+        LineSync::Direct { source, target } => {
+            let target = target.as_os_str().as_bytes();
+            let keys = [("source", source.as_os_str().as_bytes()), ("target", target)];
+            reader.sync("direct", &keys, &[])
+        }
+    }
+}
+
+/// Decides by what an entry is carried, and resolves it.
+fn resolve(
+    entry: Entry,
+    line: &CommandLine,
+    settings: &Settings,
+    world: &World,
+) -> Result<TwoMirror> {
+    let mut entry = entry;
+    entry.delay = line.delay.or(entry.delay);
+    // The entry's own count stands above that of all.
+    let name = entry.name.clone();
+    let here = |error: Error| in_entry(&name, &error);
+    let mut filter = Filter::default();
+    for rule in &entry.rules {
+        filter.add_rule(rule).map_err(|error| {
+            here(
+                Error::failed(error.to_string())
+                    .hint("rsync's manual describes these rules under FILTER RULES"),
+            )
+        })?;
+    }
+    let filter = filter.at_root(entry.source.as_os_str().as_bytes());
+    let (carried, why, notes) = match entry.way {
+        Way::Own => (
+            Carried::Actions(Box::new(entry.clone()), filter),
+            "its own actions".to_owned(),
+            Vec::new(),
+        ),
+        Way::Rsync => {
+            let mirror = rsync::mirror(&entry, filter, settings, world).map_err(here)?;
+            (Carried::Rsync(Box::new(mirror)), "rsync".to_owned(), Vec::new())
+        }
+        Way::RsyncSsh | Way::Direct => match by_agent(&entry, &filter, world).map_err(here)? {
+            Ok((config, notes)) => {
+                let why = match config.target {
+                    Target::Local(_) => "lsyncd itself".to_owned(),
+                    Target::Ssh(_) => "lsync-agent".to_owned(),
+                };
+                (Carried::Agent(Box::new(config)), why, notes)
+            }
+            Err(only) => {
+                let mirror = rsync::mirror(&entry, filter, settings, world).map_err(here)?;
+                let why = format!("rsync, since only rsync has {only}");
+                (Carried::Rsync(Box::new(mirror)), why, Vec::new())
+            }
+        },
+    };
+    let target = match &carried {
+        Carried::Agent(config) => config.target.to_string(),
+        _ => entry
+            .target
+            .as_deref()
+            .map(|target| shown(OsStr::from_bytes(target)))
+            .unwrap_or_default(),
+    };
+    let source = entry.source.clone();
+    let Entry { rules, crontab, tunnel, .. } = entry;
+    Ok(TwoMirror { name, source, target, carried, why, notes, rules, crontab, tunnel })
+}
+
+fn in_entry(name: &str, error: &Error) -> Error {
+    let exit = error.exit();
+    let hint = error.hint_text().map(str::to_owned);
+    let what = format!("{}: {error}", shown(OsStr::new(name)));
+    let error = match exit {
+        crate::error::Exit::Stopped => Error::stopped(what),
+        _ => Error::failed(what),
+    };
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// The entry as a mirror of ours, with what of it has nothing to say; or what only rsync has.
+#[allow(clippy::type_complexity, reason = "two kinds of no, one of which is an error")]
+fn by_agent(
+    entry: &Entry,
+    filter: &Filter,
+    world: &World,
+) -> Result<std::result::Result<(MirrorConfig, Vec<String>), String>> {
+    let asked = match agent::asked(entry) {
+        Ok(asked) => asked,
+        Err(only) => return Ok(Err(only)),
+    };
+    let target = entry.target.as_deref().unwrap_or_default();
+    let target = match entry.way {
+        Way::Direct => {
+            let path = Path::new(OsStr::from_bytes(target));
+            Target::Local(place::local_target(path, &world.cwd, &entry.source)?)
+        }
+        _ => match Target::parse(target) {
+            Ok(target @ Target::Ssh(_)) => target,
+            Ok(Target::Local(_)) => {
+                return Err(Error::failed(format!(
+                    "bad host in '{}'",
+                    shown(OsStr::from_bytes(target))
+                ))
+                .hint("host = \"[USER@]HOST\""));
+            }
+            Err(error) => {
+                let what = format!("bad target '{}': {error}", shown(OsStr::from_bytes(target)));
+                return Err(Error::failed(what).hint(error.hint()));
+            }
+        },
+    };
+    let mut notes: Vec<String> =
+        asked.idle.iter().map(|(key, why)| format!("{key} has no effect: {why}")).collect();
+    let mut delete = entry.delete;
+    if entry.skips_start {
+        delete = match delete {
+            Delete::Yes | Delete::Running => Delete::Running,
+            Delete::Startup | Delete::No => Delete::No,
+        };
+        notes.push("init = false: the start compares nevertheless, but deletes nothing".to_owned());
+    }
+    Ok(Ok((
+        MirrorConfig {
+            delay: entry.delay.unwrap_or_default(),
+            delete,
+            delete_excluded: asked.delete_excluded,
+            filter: filter.clone().delete_excluded(asked.delete_excluded),
+            attributes: asked.attributes,
+            one_file_system: asked.one_file_system,
+            bwlimit: asked.bwlimit,
+            compress: asked.compress,
+            inplace: asked.inplace,
+            ssh: ssh(entry.ssh.as_ref(), asked.rsh, world),
+            agent: AgentOptions { own_binary: world.exe.clone(), ..AgentOptions::default() },
+            ..MirrorConfig::new(&entry.name, entry.source.clone(), target)
+        },
+        notes,
+    )))
+}
+
+/// What `ssh={}` says, to us; words that only the system's ssh understands go to that.
+fn ssh(shell: Option<&RsyncShell>, rsh: Option<Vec<String>>, world: &World) -> SshOptions {
+    let standard = RsyncShell::default();
+    let shell = shell.unwrap_or(&standard);
+    let is_ssh = |program: &OsStr| program == "ssh" || program == "/usr/bin/ssh";
+    let ours = matches!(shell.program.as_slice(), [program] if is_ssh(program))
+        && shell.options.is_empty()
+        && shell.extra.is_empty();
+    let rsh = rsh.filter(|words| !matches!(words.as_slice(), [one] if is_ssh(OsStr::new(one))));
+    let command = if ours {
+        rsh
+    } else {
+        let words = shell.words().into_iter();
+        Some(words.map(|word| word.to_string_lossy().into_owned()).collect())
+    };
+    SshOptions {
+        config: None,
+        port: if command.is_none() { shell.port } else { None },
+        identities: match &command {
+            None => shell.identities.iter().map(|file| home(Path::new(file), world)).collect(),
+            Some(_) => Vec::new(),
+        },
+        command,
+        home: world.home.clone(),
+        user: world.user.clone(),
+        auth_sock: world.auth_sock.clone(),
+    }
+}
+
+/// `~/` is the user's home, as ssh reads it; else a path begins where lsyncd was started.
+fn home(file: &Path, world: &World) -> PathBuf {
+    match (file.strip_prefix("~"), &world.home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => world.cwd.join(file),
+    }
+}
+
+#[cfg(test)]
+mod tests;

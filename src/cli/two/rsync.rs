@@ -1,0 +1,86 @@
+//! An Lsyncd 2 entry that the system's rsync carries.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::super::{World, place};
+use crate::config::lua::{Entry, Way};
+use crate::config::rsync::{ExitCodes, RsyncMirror, RsyncOptions};
+use crate::config::settings::Settings;
+use crate::config::{Target, guard};
+use crate::error::Result;
+use crate::filter::Filter;
+
+/// The entry as rsync carries it.
+///
+/// # Errors
+/// A key has a value that it cannot have, or a guard refuses the target.
+pub(super) fn mirror(
+    entry: &Entry,
+    filter: Filter,
+    settings: &Settings,
+    world: &World,
+) -> Result<RsyncMirror> {
+    let mut options = RsyncOptions::from_keys(&entry.rsync)?;
+    if let Some(shell) = &entry.ssh {
+        options = options.with_shell(shell);
+    }
+    let target = target(entry, world)?;
+    let standard = RsyncMirror::new(&entry.name, entry.source.clone(), &target);
+    let count = |own: Option<u64>, all: Option<u64>, standard: usize| {
+        own.or(all).and_then(|n| usize::try_from(n).ok()).unwrap_or(standard)
+    };
+    let own_processes = entry.max_processes.map(u64::from);
+    let (filters, excludes) = entry.rules.split_at(entry.filters);
+    let bare = |rule: &Vec<u8>| rule.strip_prefix(b"- ").unwrap_or(rule).to_vec();
+    Ok(RsyncMirror {
+        delay: entry.delay.unwrap_or_default(),
+        delete: entry.delete,
+        max_delays: count(entry.max_delays, settings.max_delays, standard.max_delays),
+        // rsyncssh keeps what happens to one name in order, and so runs one after the other.
+        max_processes: match entry.way {
+            Way::RsyncSsh => 1,
+            _ => count(own_processes, settings.max_processes, standard.max_processes).max(1),
+        },
+        options,
+        filters: filters.to_vec(),
+        excludes: excludes.iter().map(bare).collect(),
+        filter,
+        exit_codes: ExitCodes::merged(entry.exit_codes.clone().into_iter().flatten()),
+        insist: settings.insist,
+        batch_size_limit: entry.batch_size_limit,
+        skip_startup: entry.skips_start,
+        ..standard
+    })
+}
+
+/// The target as rsync takes it. A directory of this host is made absolute, since a daemon leaves
+/// the directory that it was started in, and goes through the guards.
+fn target(entry: &Entry, world: &World) -> Result<OsString> {
+    let target = entry.target.clone().unwrap_or_default();
+    if let Ok(Target::Ssh(ssh)) = Target::parse(&target)
+        && ssh.is_root_dir()
+    {
+        return Err(guard::root(&ssh.to_string()));
+    }
+    let colon = target.iter().position(|&b| b == b':');
+    let slash = target.iter().position(|&b| b == b'/');
+    let remote = match (colon, slash) {
+        (Some(colon), Some(slash)) => colon < slash,
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    if entry.way == Way::RsyncSsh
+        && let Some(at) = target.windows(3).position(|part| part == b":~/")
+    {
+        // rsync hands names on as they are: what is not absolute begins at the login directory.
+        let beneath = [&target[..=at], &target[at + 3..]].concat();
+        return Ok(OsString::from_vec(beneath));
+    }
+    if remote || entry.tunnel.is_some() {
+        return Ok(OsString::from_vec(target));
+    }
+    let path = Path::new(OsStr::from_bytes(&target));
+    Ok(place::local_target(path, &world.cwd, &entry.source)?.into_os_string())
+}

@@ -1,0 +1,176 @@
+//! What carries an entry, and with what.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Attributes, Compress};
+
+/// Loads a configuration in which `SRC` is a directory that is there, from a directory of its own.
+fn load(text: &str) -> Result<Setup> {
+    with_line(text, CommandLine::default())
+}
+
+fn with_line(text: &str, line: CommandLine) -> Result<Setup> {
+    let dir = tempfile::tempdir().unwrap();
+    let cwd = dir.path().canonicalize().unwrap();
+    std::fs::create_dir(cwd.join("src")).unwrap();
+    let text = text.replace("SRC", &format!("{:?}", cwd.join("src")));
+    std::fs::write(cwd.join("c.lua"), text).unwrap();
+    let world =
+        World { cwd, home: Some("/home/me".into()), user: Some("me".into()), ..World::default() };
+    super::load(&CommandLine { config: Some("c.lua".into()), ..line }, &world, Lua::new())
+}
+
+fn only(text: &str) -> TwoMirror {
+    let setup = load(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    setup.mirrors.into_iter().next().unwrap()
+}
+
+fn agent(keys: &str) -> std::result::Result<MirrorConfig, String> {
+    let mirror = only(&format!(
+        "sync {{ default.rsyncssh, source = SRC, host = 'h', targetdir = '/t', {keys} }}"
+    ));
+    match mirror.carried {
+        Carried::Agent(config) => Ok(*config),
+        _ => Err(mirror.why),
+    }
+}
+
+#[test]
+fn an_upgrade_brings_no_attribute_that_lsyncd_2_left_alone() {
+    let none =
+        Attributes { perms: false, owner: false, group: false, times: true, numeric_ids: false };
+    let all = Attributes::default();
+    let table = [
+        ("", none),
+        ("rsync = { archive = true }", all),
+        ("rsync = { archive = true, owner = false }", Attributes { owner: false, ..all }),
+        ("rsync = { perms = true }", Attributes { perms: true, ..none }),
+        (
+            "rsync = { times = false, group = true }",
+            Attributes { times: false, group: true, ..none },
+        ),
+    ];
+    for (keys, attributes) in table {
+        assert_eq!(agent(keys).unwrap().attributes, attributes, "{keys}");
+    }
+}
+
+#[test]
+fn what_only_rsync_has_is_carried_by_rsync_and_said() {
+    let table = [
+        ("rsync = { checksum = true }", "rsync.checksum"),
+        ("rsync = { _extra = { '--x' } }", "rsync._extra"),
+        ("rsync = { binary = '/usr/local/bin/mine' }", "rsync.binary"),
+        ("rsync = { acls = true }", "rsync.acls"),
+        ("rsync = { links = false }", "rsync.links = false"),
+        ("rsync = { chown = 'a:b' }", "rsync.chown"),
+    ];
+    for (keys, key) in table {
+        assert_eq!(agent(keys).unwrap_err(), format!("rsync, since only rsync has {key}"));
+    }
+    for keys in ["rsync = { binary = '/usr/bin/rsync' }", "rsync = { acls = false, _extra = {} }"] {
+        assert!(agent(keys).is_ok(), "{keys}");
+    }
+}
+
+#[test]
+fn the_keys_of_an_entry_mean_what_they_meant() {
+    let config = agent(
+        "delay = 3, delete = 'running', exclude = 'x', rsync = { bwlimit = 100, compress = false, inplace = true },
+         ssh = { port = 2222, identityFile = '~/.ssh/k' }",
+    )
+    .unwrap();
+    assert_eq!(config.delay, Duration::from_secs(3));
+    assert_eq!(config.delete, Delete::Running);
+    assert_eq!(config.bwlimit.map(u64::from), Some(102_400));
+    assert_eq!(config.compress, Compress::Off);
+    assert!(config.inplace);
+    assert_eq!(config.ssh.port, Some(2222));
+    assert_eq!(config.ssh.identities, [PathBuf::from("/home/me/.ssh/k")]);
+    assert_eq!(config.target.to_string(), "h:/t/");
+    assert_eq!(config.filter.rules().count(), 1);
+    let config = agent("ssh = { options = { A = 'b' }, port = 22 }").unwrap();
+    let command = ["ssh", "-o", "A=b", "-p", "22"].map(String::from);
+    assert_eq!(config.ssh.command.as_deref(), Some(&command[..]), "the system's ssh knows these");
+    let config = agent("init = false").unwrap();
+    assert_eq!(config.delete, Delete::Running, "a start that is left out deletes nothing");
+}
+
+#[test]
+fn default_rsync_is_carried_by_rsync() {
+    let mirror = only(
+        "sync { default.rsync, source = SRC, target = 'h:~/t', exclude = { 'a' }, filter = { '+ b' }, maxProcesses = 3 }",
+    );
+    let Carried::Rsync(rsync) = mirror.carried else { panic!("{}", mirror.why) };
+    assert_eq!(rsync.target, "h:~/t/");
+    assert_eq!((rsync.filters, rsync.excludes), (vec![b"+ b".to_vec()], vec![b"a".to_vec()]));
+    assert_eq!((rsync.max_processes, rsync.delay), (3, Duration::from_secs(15)));
+    assert!(!rsync.options.is_wrapper());
+    let mirror = only(
+        "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = '~/t', rsync = { checksum = true } }",
+    );
+    let Carried::Rsync(rsync) = mirror.carried else { panic!("{}", mirror.why) };
+    assert_eq!(rsync.target, "h:t/", "rsync would look for a directory called ~");
+}
+
+#[test]
+fn the_command_line_stands_above_the_file() {
+    let line =
+        CommandLine { delay: Some(Duration::from_secs(7)), insist: true, ..CommandLine::default() };
+    let text = "settings { maxProcesses = 4, logfile = 'l' }
+         sync { default.direct, source = SRC, target = '/t', delay = 2 }
+         sync { default.rsync, source = SRC, target = 'h:t', maxProcesses = 2 }
+         sync { default.rsync, source = SRC, target = 'h:u' }";
+    let setup = with_line(text, line).unwrap();
+    assert!(setup.settings.insist);
+    assert!(
+        setup.settings.logfile.as_ref().unwrap().is_absolute(),
+        "a daemon leaves its directory"
+    );
+    let Carried::Agent(direct) = &setup.mirrors[0].carried else { panic!() };
+    assert_eq!(direct.delay, Duration::from_secs(7));
+    let processes: Vec<usize> = setup.mirrors[1..]
+        .iter()
+        .map(|mirror| match &mirror.carried {
+            Carried::Rsync(rsync) => rsync.max_processes,
+            _ => 0,
+        })
+        .collect();
+    assert_eq!(processes, [2, 4], "what an entry says itself stands above what is said of all");
+}
+
+#[test]
+fn what_would_eat_its_source_is_refused() {
+    for (text, what) in [
+        ("sync { default.direct, source = SRC, target = SRC .. '/in' }", "into itself"),
+        ("sync { default.rsync, source = SRC, target = '/' }", "it is the root directory"),
+        ("sync { default.rsync, source = SRC, target = 'h:/' }", "it is the root directory"),
+        (
+            "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = '/' }",
+            "it is the root directory",
+        ),
+        (
+            "sync { default.direct, source = SRC, target = '/t' } sync { default.direct, source = SRC, target = '/t' }",
+            "named twice",
+        ),
+    ] {
+        let Err(error) = load(text) else { panic!("{text}") };
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    let Err(error) = load("settings {}") else { panic!() };
+    assert_eq!(error.to_string(), "the configuration has no sync{}: nothing to do");
+}
+
+#[test]
+fn a_configuration_is_said_in_words_and_in_toml() {
+    let setup = load(
+        "settings { insist = true, statusFile = '/tmp/status' }
+         sync { default.rsyncssh, name = 'web \"1\"', source = '/etc', host = 'me@h', targetdir = '/t', delay = 0.5, exclude = { '*.o', '/x y/' }, rsync = { perms = true, whole_file = true, bwlimit = 2000 } }
+         sync { default.rsync, source = '/etc', target = 'h::m', rsync = { compress = true } }
+         sync { source = '/etc', action = function() end }",
+    )
+    .unwrap();
+    insta::assert_snapshot!("check", check(&setup));
+    insta::assert_snapshot!("migrate", migrate(&setup));
+}
