@@ -210,6 +210,12 @@ impl Filter {
 }
 
 impl Rule {
+    /// As a person would write it, `- *.o`; it can be parsed again.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     fn matches(&self, above: &[u8], path: &[u8], is_dir: bool) -> bool {
         let above = if self.absolute { above } else { b"" };
         let kind_fits = is_dir || !self.pattern.only_dirs;

@@ -175,7 +175,7 @@ impl Status {
 
 /// Names one delay for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DelayId(u64);
+pub struct DelayId(pub(super) u64);
 
 /// A place in the queue. It stays when a newer delay replaces the one that stands there.
 type Position = u64;
