@@ -5,6 +5,7 @@
 //! and performs the effects. So every rule of the design (what is unacked is dirty again, unknown
 //! is not missing, walks delete last) is a property of this state and is tested as such.
 
+pub mod actions;
 mod clear;
 pub mod connect;
 mod event;

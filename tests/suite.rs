@@ -1,6 +1,8 @@
 //! All integration tests, as one binary: each file of `suite/` is one subject.
 #![allow(clippy::unwrap_used, clippy::print_stderr, unreachable_pub, missing_docs)]
 
+#[path = "suite/actions.rs"]
+mod actions;
 #[path = "suite/cli.rs"]
 mod cli;
 #[path = "suite/deploy.rs"]

@@ -1,0 +1,390 @@
+//! An action mirror: what happens in a source, told to a sync whose script acts on it.
+//!
+//! The script gets Lsyncd 2's events and not ours, so this is translation. The tree is walked
+//! first, which sets the watches; then the sync's startup may run. What a directory holds when it
+//! appears is told as created, after all that was heard before the walk: no event may tell of it.
+//!
+//! What is only *unsure* (there was no watch, the file system is polled) is walked and compared with
+//! what was seen of it before; what was never seen is told as created, which a script has to bear
+//! anyway.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lsync_protocol::entry::{Entry, Kind, Time};
+use lsync_protocol::path::{Escaped, RelPath};
+
+use crate::carrier::action::ActionLog;
+use crate::carrier::action::Actions;
+use crate::carrier::action::Happening;
+use crate::carrier::action::Standing;
+use crate::source::{Found, Source};
+use crate::watch::WatchEvent;
+
+/// How often it is looked whether a root that went is there again.
+const ROOT_LOOK: Duration = Duration::from_secs(2);
+
+/// Which events of the kernel mean that a file was modified: `inotifyMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WriteMode {
+    /// It was closed after writing.
+    #[default]
+    CloseWrite,
+    /// It was written to.
+    Modify,
+    /// Both.
+    CloseWriteOrModify,
+}
+
+impl WriteMode {
+    /// By the words of the setting.
+    #[must_use]
+    pub fn of(words: &str) -> Option<WriteMode> {
+        Some(match words {
+            "CloseWrite" => WriteMode::CloseWrite,
+            "Modify" => WriteMode::Modify,
+            "CloseWrite or Modify" => WriteMode::CloseWriteOrModify,
+            _ => return None,
+        })
+    }
+
+    fn closes(self) -> bool {
+        self != WriteMode::Modify
+    }
+
+    fn writes(self) -> bool {
+        self != WriteMode::CloseWrite
+    }
+}
+
+/// What was seen of a name, where events cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    kind: Kind,
+    content: (u64, Option<Time>),
+    attributes: (Option<u32>, Option<u32>, Option<u32>),
+}
+
+impl Seen {
+    fn of(entry: &Entry) -> Seen {
+        let meta = entry.meta;
+        Seen {
+            kind: entry.kind,
+            content: (entry.size, meta.mtime),
+            attributes: (meta.mode, meta.uid, meta.gid),
+        }
+    }
+}
+
+/// One action mirror.
+struct Feed {
+    source: Arc<Source>,
+    actions: Arc<Actions>,
+    sync: usize,
+    mode: WriteMode,
+    log: Arc<dyn ActionLog>,
+    /// What was seen of subtrees that were unsure.
+    seen: BTreeMap<RelPath, Seen>,
+}
+
+/// What one walk met.
+#[derive(Default)]
+struct Met {
+    names: Vec<(RelPath, Seen)>,
+    troubles: Vec<String>,
+    root_gone: bool,
+}
+
+/// Feeds a sync of `actions` from a source that is [watched](Source::watch) already, until all is
+/// over or this sync has failed.
+pub async fn feed(
+    source: Arc<Source>,
+    actions: Arc<Actions>,
+    sync: usize,
+    mode: WriteMode,
+    log: Arc<dyn ActionLog>,
+) {
+    let mut events = source.subscribe();
+    let mut overview = actions.overview();
+    let Some(mut walks) = actions.walks(sync) else { return };
+    let mut feed = Feed { source, actions, sync, mode, log, seen: BTreeMap::new() };
+    feed.begin().await;
+    loop {
+        {
+            let now = overview.borrow_and_update();
+            let failed = matches!(now.syncs.get(sync), Some(Standing::Failed { .. }));
+            if now.finished.is_some() || failed {
+                return;
+            }
+        }
+        tokio::select! {
+            changed = overview.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            batch = events.next() => match batch {
+                Some(batch) => feed.batch(&batch).await,
+                None => return,
+            },
+            Some(dir) = walks.recv() => {
+                let contents = feed.contents(vec![dir]).await;
+                feed.actions.events(sync, contents);
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// Everything is watched; then the startup runs.
+    async fn begin(&mut self) {
+        loop {
+            let met = self.walk(vec![RelPath::root()]).await;
+            if met.root_gone {
+                self.wait_for_root().await;
+                continue;
+            }
+            // What is not watched will be unsure: it can only be compared with what it was.
+            self.seen.clear();
+            let status = self.source.watch_status();
+            if status.is_some_and(|status| status.polled > 0 || status.backend == "poll") {
+                self.seen.extend(met.names);
+            }
+            break;
+        }
+        self.actions.events(self.sync, vec![Happening::Reset]);
+    }
+
+    /// The source is not there: nothing is concluded from that.
+    async fn wait_for_root(&self) {
+        let shown = Escaped(self.source.path().as_os_str().as_encoded_bytes()).to_string();
+        let line = format!("the source {shown} is not there any more: waiting for it to be back");
+        self.log.line("Warn", &line);
+        loop {
+            let source = Arc::clone(&self.source);
+            let back = tokio::task::spawn_blocking(move || source.check(true).is_ok()).await;
+            if back.unwrap_or(false) {
+                break;
+            }
+            tokio::time::sleep(ROOT_LOOK).await;
+        }
+        self.log.line("Normal", &format!("the source {shown} is back"));
+    }
+
+    /// What the watch delivered at once.
+    async fn batch(&mut self, batch: &[WatchEvent]) {
+        let (mut happened, mut dirs, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
+        for event in batch {
+            match event {
+                WatchEvent::Overflow => {
+                    self.log.line("Warn", "events were lost: the startup runs again");
+                    return self.begin().await;
+                }
+                WatchEvent::RootGone => {
+                    self.wait_for_root().await;
+                    return self.begin().await;
+                }
+                WatchEvent::Unsure(path) => unsure.push(path.clone()),
+                WatchEvent::Appeared { path, dir } => {
+                    happened.push(Happening::Create { path: path.clone(), dir: *dir });
+                    if *dir {
+                        dirs.push(path.clone());
+                    }
+                }
+                WatchEvent::Written(path) if self.mode.writes() => {
+                    happened.push(Happening::Modify { path: path.clone() });
+                }
+                WatchEvent::Closed(path) if self.mode.closes() => {
+                    happened.push(Happening::Modify { path: path.clone() });
+                }
+                WatchEvent::Written(_) | WatchEvent::Closed(_) => {}
+                WatchEvent::Attributes(path) => {
+                    // What is not there any more will be told of as gone.
+                    if let Some(dir) = self.is_dir(path) {
+                        happened.push(Happening::Attrib { path: path.clone(), dir });
+                    }
+                }
+                WatchEvent::Gone { path, dir } => {
+                    happened.push(Happening::Delete { path: path.clone(), dir: *dir });
+                }
+                WatchEvent::Renamed { from, to, dir } => {
+                    let (from, to) = (from.clone(), to.clone());
+                    happened.push(Happening::Move { from, to, dir: *dir });
+                }
+            }
+        }
+        if !happened.is_empty() {
+            self.actions.events(self.sync, happened);
+        }
+        if !dirs.is_empty() {
+            let contents = self.contents(dirs).await;
+            self.actions.events(self.sync, contents);
+        }
+        if !unsure.is_empty() {
+            let differs = self.compare(unsure).await;
+            self.actions.events(self.sync, differs);
+        }
+    }
+
+    fn metadata(&self, path: &RelPath) -> Option<fs::Metadata> {
+        let name = OsStr::from_bytes(path.as_bytes());
+        fs::symlink_metadata(self.source.path().join(name)).ok()
+    }
+
+    fn is_dir(&self, path: &RelPath) -> Option<bool> {
+        Some(self.metadata(path)?.is_dir())
+    }
+
+    /// What stands at a name, unless it is a directory.
+    fn look(&self, path: &RelPath) -> Option<Seen> {
+        let meta = self.metadata(path).filter(|meta| !meta.is_dir())?;
+        let kind = meta.file_type();
+        let kind = if kind.is_symlink() { Kind::Symlink } else { Kind::File };
+        let mtime = Time { sec: meta.mtime(), nsec: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
+        Some(Seen {
+            kind,
+            content: (if kind == Kind::File { meta.len() } else { 0 }, Some(mtime)),
+            attributes: (Some(meta.mode() & 0o7777), Some(meta.uid()), Some(meta.gid())),
+        })
+    }
+
+    /// All that is in directories which came up.
+    async fn contents(&mut self, dirs: Vec<RelPath>) -> Vec<Happening> {
+        let met = self.walk(outermost(dirs)).await;
+        let create =
+            |(path, seen): (RelPath, Seen)| Happening::Create { path, dir: seen.kind == Kind::Dir };
+        met.names.into_iter().map(create).collect()
+    }
+
+    /// What became other in subtrees that nothing is heard of.
+    async fn compare(&mut self, paths: Vec<RelPath>) -> Vec<Happening> {
+        let paths = outermost(paths);
+        let dirs = paths.iter().filter(|path| self.is_dir(path) == Some(true)).cloned().collect();
+        let mut met = self.walk(dirs).await;
+        if met.root_gone {
+            return Vec::new();
+        }
+        // A directory that is unsure stands where it stood; of a file that is all there is.
+        met.names.extend(paths.iter().filter_map(|path| Some((path.clone(), self.look(path)?))));
+        let mut happened = Vec::new();
+        let mut before: BTreeMap<RelPath, Seen> = BTreeMap::new();
+        for path in &paths {
+            let under: Vec<RelPath> = self
+                .seen
+                .range(path.clone()..)
+                .take_while(|(name, _)| name.is_at_or_under(path))
+                .map(|(name, _)| name.clone())
+                .collect();
+            before.extend(under.into_iter().filter_map(|name| self.seen.remove_entry(&name)));
+        }
+        for (path, seen) in met.names {
+            let dir = seen.kind == Kind::Dir;
+            match before.remove(&path) {
+                Some(old) if old == seen => {}
+                Some(old) if old.kind != seen.kind => {
+                    let was = old.kind == Kind::Dir;
+                    happened.push(Happening::Delete { path: path.clone(), dir: was });
+                    happened.push(Happening::Create { path: path.clone(), dir });
+                }
+                // A directory's time and size say that names in it changed, which is told anyway.
+                Some(old) if !dir && old.content != seen.content => {
+                    happened.push(Happening::Modify { path: path.clone() });
+                }
+                Some(old) if old.attributes != seen.attributes => {
+                    happened.push(Happening::Attrib { path: path.clone(), dir });
+                }
+                Some(_) => {}
+                None if !dir && paths.contains(&path) => {
+                    happened.push(Happening::Modify { path: path.clone() });
+                }
+                None => happened.push(Happening::Create { path: path.clone(), dir }),
+            }
+            self.seen.insert(path, seen);
+        }
+        // What could not be read is not known to have gone.
+        if met.troubles.is_empty() {
+            // What is in a directory before the directory itself.
+            for (path, old) in before.into_iter().rev() {
+                happened.push(Happening::Delete { path, dir: old.kind == Kind::Dir });
+            }
+        } else {
+            self.seen.append(&mut before);
+        }
+        happened
+    }
+
+    /// Walks subtrees and watches what is in them.
+    async fn walk(&self, starts: Vec<RelPath>) -> Met {
+        let source = Arc::clone(&self.source);
+        let met = tokio::task::spawn_blocking(move || {
+            let met = Mutex::new(Met::default());
+            source.walk(&starts, |found| {
+                let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
+                match found {
+                    Found::Dir(dir) => {
+                        for named in &dir.entries {
+                            if let Ok(path) = dir.dir.join(&named.name) {
+                                met.names.push((path, Seen::of(&named.entry)));
+                            }
+                        }
+                        let unknown = dir
+                            .unknown
+                            .iter()
+                            .map(|(name, why)| format!("{}/{}: {why}", dir.dir, Escaped(name)));
+                        met.troubles.extend(unknown);
+                    }
+                    Found::Failed(dir, why) => met.troubles.push(format!("{dir}: {why}")),
+                    Found::End(end) => met.root_gone = end.is_err(),
+                }
+                ControlFlow::Continue(())
+            });
+            met.into_inner().unwrap_or_else(PoisonError::into_inner)
+        });
+        let mut met = met.await.unwrap_or_default();
+        for trouble in &met.troubles {
+            self.log.line("Warn", trouble);
+        }
+        // Parents first, whichever thread met them.
+        met.names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        met
+    }
+}
+
+/// Without those that others are above.
+fn outermost(mut paths: Vec<RelPath>) -> Vec<RelPath> {
+    paths.sort();
+    let mut kept: Vec<RelPath> = Vec::new();
+    for path in paths {
+        if kept.last().is_none_or(|last| !path.is_at_or_under(last)) {
+            kept.push(path);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_have_lsyncds_words() {
+        assert_eq!(WriteMode::of("CloseWrite"), Some(WriteMode::default()));
+        assert_eq!(WriteMode::of("Modify"), Some(WriteMode::Modify));
+        let both = WriteMode::of("CloseWrite or Modify").unwrap();
+        assert!(both.closes() && both.writes());
+        assert_eq!(WriteMode::of("CloseWrite after Modify"), None);
+    }
+
+    #[test]
+    fn what_is_beneath_another_is_not_walked_twice() {
+        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+        let paths = ["b", "a/b/c", "a", "a", "ab"].map(path).to_vec();
+        assert_eq!(outermost(paths), ["a", "ab", "b"].map(path));
+    }
+}
