@@ -6,11 +6,13 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mlua::Lua;
 
 use super::legacy::{self, CommandLine, LineSync};
 use super::{World, place, shown};
+use crate::carrier::action::{self, ActionLog};
 use crate::config::lua::{Entry, Program, Reader, Way};
 use crate::config::rsync::RsyncShell;
 use crate::config::settings::Settings;
@@ -27,11 +29,14 @@ mod rsync;
 pub use check::check;
 pub use migrate::migrate;
 
-/// Loads what a command line asks for. Whoever wants to be heard by scripts has put it into `lua`.
+/// Loads what a command line asks for. What its scripts log meanwhile goes to `log`.
 ///
 /// # Errors
 /// The configuration cannot be read, or asks for what cannot be done; with the place and a hint.
-pub fn load(line: &CommandLine, world: &World, lua: Lua) -> Result<Setup> {
+pub fn load(line: &CommandLine, world: &World, log: Arc<dyn ActionLog>) -> Result<Setup> {
+    let lua = Lua::new();
+    action::install(&lua, log)
+        .map_err(|error| Error::failed("cannot start the interpreter").because(error))?;
     let mut settings = Settings::default();
     line.over(&mut settings);
     let reader = Reader::new(lua, settings, &world.cwd)?;
@@ -84,7 +89,14 @@ pub fn load_file(config: &OsStr, world: &World) -> Result<Setup> {
         return Err(super::not_yet("TOML").hint("a configuration of Lsyncd 2 is a file in Lua"));
     }
     let line = CommandLine { config: Some(config.to_owned()), ..CommandLine::default() };
-    load(&line, world, Lua::new())
+    load(&line, world, Arc::new(Unheard))
+}
+
+/// What a configuration logs while it is only looked at.
+struct Unheard;
+
+impl ActionLog for Unheard {
+    fn line(&self, _category: &str, _text: &str) {}
 }
 
 fn add(reader: &Reader, sync: &LineSync, extra: &[String]) -> Result<()> {

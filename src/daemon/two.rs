@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::open_source;
+use crate::carrier::action::{ActionLog, Actions, Finish};
 use crate::config::MirrorConfig;
 use crate::config::lua::Entry;
 use crate::config::rsync::RsyncMirror;
@@ -22,6 +23,8 @@ use crate::filter::Filter;
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
 use crate::mirror::run::{self, Running, Starts};
+
+mod scripts;
 
 /// What a configuration asks for, wholly resolved.
 pub struct Setup {
@@ -68,10 +71,7 @@ pub enum Carried {
 }
 
 /// Who hears what Lsyncd 2 would have logged.
-pub trait Told: Metrics {
-    /// A line of a category: `Normal`, `Warn`, `Error`, `Exec` and so on.
-    fn line(&self, category: &str, text: &str);
-
+pub trait Told: Metrics + ActionLog {
     /// From here on these are the mirrors: name, source and target.
     fn mirrors(&self, mirrors: &[TwoMirror]);
 }
@@ -89,7 +89,7 @@ pub async fn run(
     reload: Reload,
     told: Arc<dyn Told>,
     started: impl FnOnce() -> Result<()>,
-) -> Result<Exit> {
+) -> Result<u8> {
     let mut signals = Signals::new()?;
     let mut setup = setup;
     let mut started = Some(started);
@@ -111,7 +111,7 @@ pub async fn run(
 /// How a round ended.
 enum Ended {
     /// The process ends.
-    Exit(Result<Exit>),
+    Exit(Result<u8>),
     /// Another configuration takes its place.
     Again(Box<Setup>),
 }
@@ -120,20 +120,21 @@ enum Ended {
 struct Round {
     told: Arc<dyn Told>,
     mirrors: JoinSet<(String, Result<Exit>)>,
-    /// What runs beside the mirrors and ends with them.
-    _beside: JoinSet<()>,
+    /// What the syncs with actions of their own share.
+    actions: Option<Arc<Actions>>,
     stop: watch::Sender<bool>,
 }
 
 impl Round {
     fn start(setup: Setup, insist: bool, told: &Arc<dyn Told>) -> Result<Round> {
-        let Setup { settings, mirrors, .. } = setup;
+        let Setup { lua, settings, mirrors, .. } = setup;
         let (stop, stopped) = watch::channel(false);
         let starts = Arc::new(match insist {
             true => Starts::insisting(mirrors.len()),
             false => Starts::new(mirrors.len()),
         });
         let mut running = JoinSet::new();
+        let mut own = Vec::new();
         for mirror in mirrors {
             let TwoMirror { name, source, target, carried, why, .. } = mirror;
             let shown = lsync_protocol::path::Escaped(source.as_os_str().as_encoded_bytes());
@@ -149,7 +150,7 @@ impl Round {
                         key: connect::random()?,
                         once: settings.onepass,
                         dry_run: false,
-                        metrics: Arc::new(Metered(Arc::clone(told))),
+                        metrics: Arc::clone(told) as Arc<dyn Metrics>,
                         stop: stopped.clone(),
                         starts: Arc::clone(&starts),
                         asked: None,
@@ -157,12 +158,17 @@ impl Round {
                     };
                     running.spawn(async move { (name, run::run(one).await) });
                 }
-                Carried::Rsync(_) | Carried::Actions(..) => {
+                Carried::Actions(entry, filter) => own.push((*entry, filter)),
+                Carried::Rsync(_) => {
                     return Err(Error::failed(format!("{name}: {why} is not there yet")));
                 }
             }
         }
-        Ok(Round { told: Arc::clone(told), mirrors: running, _beside: JoinSet::new(), stop })
+        let actions = match own.is_empty() {
+            true => None,
+            false => Some(scripts::start(lua, own, &settings, insist, told, &mut running)?),
+        };
+        Ok(Round { told: Arc::clone(told), mirrors: running, actions, stop })
     }
 
     /// Waits for the mirrors and for signals.
@@ -172,6 +178,11 @@ impl Round {
             tokio::select! {
                 ended = self.mirrors.join_next() => match ended {
                     None => return Ended::Exit(self.over(worst, errors)),
+                    Some(Ok((_, Ok(_)))) if self.terminated().is_some() => {
+                        let code = self.terminated().unwrap_or_default();
+                        self.end().await;
+                        return Ended::Exit(Ok(code));
+                    }
                     Some(Ok((_, Ok(exit)))) => worst = worst.max(exit),
                     Some(Ok((name, Err(error)))) => {
                         worst = worst.max(error.exit());
@@ -202,7 +213,7 @@ impl Round {
     }
 
     /// All mirrors have ended by themselves.
-    fn over(&self, worst: Exit, mut errors: Vec<(String, Error)>) -> Result<Exit> {
+    fn over(&self, worst: Exit, mut errors: Vec<(String, Error)>) -> Result<u8> {
         if errors.len() == 1
             && let Some((_, error)) = errors.pop()
         {
@@ -212,23 +223,37 @@ impl Round {
             let (what, hint) = (error.to_string(), error.hint_text().map(str::to_owned));
             self.told.notice(Notice::Failed { mirror: mirror.as_str().into(), what, hint });
         }
-        Ok(worst)
+        Ok(worst as u8)
+    }
+
+    /// The exit code that a script asked for.
+    fn terminated(&self) -> Option<u8> {
+        let overview = self.actions.as_ref()?.overview();
+        let finished = overview.borrow().finished;
+        match finished {
+            // As exit(3): its lowest eight bits.
+            Some(Finish::Terminated(code)) => Some(code.to_le_bytes()[0]),
+            _ => None,
+        }
     }
 
     /// Nothing new is begun; what runs may finish, unless a second signal comes.
-    async fn fade(&mut self, signals: &mut Signals, signal: i32) -> Result<Exit> {
+    async fn fade(&mut self, signals: &mut Signals, signal: i32) -> Result<u8> {
         let name = if signal == SignalKind::interrupt().as_raw_value() { "INT" } else { "TERM" };
         self.told.line("Normal", &format!("--- {name} signal, fading ---"));
         tokio::select! {
             () = self.end() => {}
             () = signals.end() => {}
         }
-        Ok(if name == "INT" { Exit::Interrupted } else { Exit::Terminated })
+        Ok(if name == "INT" { Exit::Interrupted } else { Exit::Terminated } as u8)
     }
 
     /// Lets the mirrors finish what they have begun.
     async fn end(&mut self) {
         let _ = self.stop.send(true);
+        if let Some(actions) = &self.actions {
+            actions.stop(SignalKind::terminate().as_raw_value());
+        }
         while self.mirrors.join_next().await.is_some() {}
     }
 }
@@ -267,18 +292,5 @@ impl Signals {
     /// Waits for one that ends.
     async fn end(&mut self) {
         while let Heard::Again = self.heard().await {}
-    }
-}
-
-/// What mirrors take for their metrics.
-struct Metered(Arc<dyn Told>);
-
-impl Metrics for Metered {
-    fn count(&self, counter: crate::metrics::Counter, by: u64) {
-        self.0.count(counter, by);
-    }
-
-    fn notice(&self, notice: Notice) {
-        self.0.notice(notice);
     }
 }

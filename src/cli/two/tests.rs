@@ -18,7 +18,7 @@ fn with_line(text: &str, line: CommandLine) -> Result<Setup> {
     std::fs::write(cwd.join("c.lua"), text).unwrap();
     let world =
         World { cwd, home: Some("/home/me".into()), user: Some("me".into()), ..World::default() };
-    super::load(&CommandLine { config: Some("c.lua".into()), ..line }, &world, Lua::new())
+    super::load(&CommandLine { config: Some("c.lua".into()), ..line }, &world, Arc::new(Unheard))
 }
 
 fn only(text: &str) -> TwoMirror {

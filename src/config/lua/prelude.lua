@@ -138,6 +138,10 @@ function sync(given)
 		if config[key] == nil or key == 'checkgauge' then
 			standard[key] = default[key]
 		end
+		-- What is said of all syncs is for those that say nothing themselves.
+		if config[key] == nil and (key == 'maxDelays' or key == 'maxProcesses') then
+			standard[key] = native.setting(key) or default[key]
+		end
 	end
 	inherit(config, standard, 0)
 	local wrong = unknown(config, config.checkgauge, '', 0)
@@ -290,6 +294,7 @@ default.rsyncssh = {
 	},
 	delay = 15,
 	delete = true,
+	maxProcesses = 1,
 	onMove = true,
 	rsyncExitCodes = default.rsyncExitCodes,
 	sshExitCodes = default.sshExitCodes,
