@@ -17,6 +17,8 @@ use crate::mirror::run::{Running, Starts, all};
 use crate::source::{Scope, Source};
 use crate::watch::WatchLimits;
 
+pub mod pidfile;
+
 /// How mirrors are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PushOptions {

@@ -11,6 +11,8 @@ mod deploy;
 mod docs;
 #[path = "suite/house.rs"]
 mod house;
+#[path = "suite/legacy.rs"]
+mod legacy;
 #[path = "suite/model.rs"]
 mod model;
 #[path = "suite/push.rs"]
