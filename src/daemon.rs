@@ -17,7 +17,9 @@ use crate::mirror::run::{Running, Starts, all};
 use crate::source::{Scope, Source};
 use crate::watch::WatchLimits;
 
+pub mod detach;
 pub mod pidfile;
+pub mod statusfile;
 
 /// How mirrors are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
