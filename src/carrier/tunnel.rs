@@ -6,6 +6,7 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -24,11 +25,15 @@ pub enum State {
     Connecting {
         /// Its process.
         pid: u32,
+        /// When it was started.
+        since: SystemTime,
     },
     /// There.
     Up {
         /// Its process.
         pid: u32,
+        /// When it was started.
+        since: SystemTime,
     },
     /// It ended, for this reason, and is started again after a while.
     Retrying {
@@ -137,13 +142,13 @@ async fn keep(keys: TunnelKeys, near: NearEnd, tell: watch::Sender<State>) {
     loop {
         let why = match start(&keys, &near) {
             Ok(mut child) => {
-                let pid = child.id().unwrap_or_default();
-                tell.send_replace(State::Connecting { pid });
+                let (pid, since) = (child.id().unwrap_or_default(), SystemTime::now());
+                tell.send_replace(State::Connecting { pid, since });
                 match tokio::time::timeout(keys.ready_delay, child.wait()).await {
                     Ok(ended) => said(ended),
                     Err(_) => {
                         failed = 0;
-                        tell.send_replace(State::Up { pid });
+                        tell.send_replace(State::Up { pid, since });
                         said(child.wait().await)
                     }
                 }
@@ -212,7 +217,7 @@ mod tests {
             near.fill("rsync://^localhost:^localport/m"),
             format!("rsync://localhost:{}/m", near.port)
         );
-        let State::Up { pid } = tunnel.states()[0] else { panic!() };
+        let State::Up { pid, .. } = tunnel.states()[0] else { panic!() };
         drop(tunnel);
         let proc = std::path::PathBuf::from(format!("/proc/{pid}/cmdline"));
         // Reaped or about to be: a process that has ended has no command line.

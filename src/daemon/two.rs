@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use mlua::Lua;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::open_source;
+use super::statusfile::StatusFile;
 use crate::carrier::action::{ActionLog, Actions, Finish};
 use crate::config::MirrorConfig;
 use crate::config::lua::Entry;
@@ -25,6 +26,9 @@ use crate::mirror::connect;
 use crate::mirror::run::{self, Running, Starts};
 
 mod scripts;
+mod status;
+
+use status::{Board, Knows, Watched};
 
 /// What a configuration asks for, wholly resolved.
 pub struct Setup {
@@ -122,6 +126,8 @@ struct Round {
     mirrors: JoinSet<(String, Result<Exit>)>,
     /// What the syncs with actions of their own share.
     actions: Option<Arc<Actions>>,
+    /// What runs beside the mirrors and ends with them.
+    _beside: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -135,14 +141,24 @@ impl Round {
         });
         let mut running = JoinSet::new();
         let mut own = Vec::new();
+        let mut board = Board { syncs: Vec::new(), actions: None, tunnels: Vec::new() };
         for mirror in mirrors {
-            let TwoMirror { name, source, target, carried, why, .. } = mirror;
+            let TwoMirror { name, source, target, carried, why, rules, .. } = mirror;
+            let rules: Vec<String> =
+                rules.iter().map(|rule| lsync_protocol::path::Escaped(rule).to_string()).collect();
             let shown = lsync_protocol::path::Escaped(source.as_os_str().as_encoded_bytes());
             told.line("Normal", &format!("{name}: {shown} -> {target} by {why}"));
             match carried {
                 Carried::Agent(config) => {
                     let live = !settings.onepass;
                     let source = Arc::new(open_source(&config, live)?);
+                    let (ask, asked) = mpsc::channel(1);
+                    board.syncs.push(Watched {
+                        name: name.clone(),
+                        source: Arc::clone(&source),
+                        rules,
+                        knows: Knows::Mirror(ask),
+                    });
                     let one = Running {
                         events: live.then(|| source.subscribe()),
                         config: Arc::new(*config),
@@ -153,7 +169,7 @@ impl Round {
                         metrics: Arc::clone(told) as Arc<dyn Metrics>,
                         stop: stopped.clone(),
                         starts: Arc::clone(&starts),
-                        asked: None,
+                        asked: Some(asked),
                         has_other_way: false,
                     };
                     running.spawn(async move { (name, run::run(one).await) });
@@ -164,11 +180,16 @@ impl Round {
                 }
             }
         }
-        let actions = match own.is_empty() {
-            true => None,
-            false => Some(scripts::start(lua, own, &settings, insist, told, &mut running)?),
-        };
-        Ok(Round { told: Arc::clone(told), mirrors: running, actions, stop })
+        if !own.is_empty() {
+            scripts::start(lua, own, &settings, insist, told, &mut running, &mut board)?;
+        }
+        let actions = board.actions.clone();
+        let mut beside = JoinSet::new();
+        if let Some(path) = &settings.status_file {
+            let file = StatusFile::new(path, settings.status_interval);
+            beside.spawn(status::keep(board, file, Arc::clone(told)));
+        }
+        Ok(Round { told: Arc::clone(told), mirrors: running, actions, _beside: beside, stop })
     }
 
     /// Waits for the mirrors and for signals.

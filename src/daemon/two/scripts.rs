@@ -6,8 +6,9 @@ use mlua::Lua;
 use tokio::task::JoinSet;
 
 use super::Told;
+use super::status::{Board, Knows, Watched};
 use crate::carrier::action::{
-    self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing, Verdict,
+    self, ActionLog, ActionOptions, ActionSync, ChildOutput, Standing, Verdict,
 };
 use crate::config::WatchChoice;
 use crate::config::lua::Entry;
@@ -30,7 +31,8 @@ pub(super) fn start(
     insist: bool,
     told: &Arc<dyn Told>,
     running: &mut JoinSet<(String, Result<Exit>)>,
-) -> Result<Arc<Actions>> {
+    board: &mut Board,
+) -> Result<()> {
     let log: Arc<dyn ActionLog> = Arc::clone(told) as Arc<dyn ActionLog>;
     let mode = match settings.inotify_mode {
         InotifyMode::CloseWrite => WriteMode::CloseWrite,
@@ -56,6 +58,12 @@ pub(super) fn start(
     };
     let actions = Arc::new(action::start(lua, syncs, options, Arc::clone(&log))?);
     for (number, (name, source)) in sources.into_iter().enumerate() {
+        board.syncs.push(Watched {
+            name: name.clone(),
+            source: Arc::clone(&source),
+            rules: Vec::new(),
+            knows: Knows::Scripts(number),
+        });
         let (actions, log) = (Arc::clone(&actions), Arc::clone(&log));
         running.spawn(async move {
             let overview = actions.overview();
@@ -72,7 +80,8 @@ pub(super) fn start(
             (name, ended)
         });
     }
-    Ok(actions)
+    board.actions = Some(actions);
+    Ok(())
 }
 
 /// A sync as the interpreter's thread takes it.
