@@ -11,6 +11,7 @@ mod bars;
 mod json;
 mod log;
 mod screen;
+pub mod two;
 mod words;
 
 pub use log::LogFormat;

@@ -219,7 +219,7 @@ fn totals_text(totals: &Totals) -> String {
     )
 }
 
-fn step_text(step: &Step) -> String {
+pub(super) fn step_text(step: &Step) -> String {
     let slash = |dir: &bool| if *dir { "/" } else { "" };
     match step {
         Step::Create { path, dir } => format!("create {path}{}", slash(dir)),
