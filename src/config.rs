@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::filter::Filter;
 
+pub mod crontab;
 pub mod guard;
 pub mod lua;
 pub mod near;
