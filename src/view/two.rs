@@ -22,9 +22,12 @@ use crate::metrics::{Counter, Counters, Metrics, Notice};
 
 mod repeats;
 mod syslog;
+mod traces;
 
 use repeats::Repeats;
 use syslog::Syslog;
+
+pub use traces::Traces;
 
 /// Where the system's log listens.
 pub const SYSLOG: &str = "/dev/log";
@@ -200,6 +203,14 @@ impl TwoLog {
         self.state().started = true;
         let how = if self.daemon { "--- Startup, daemonizing ---" } else { "--- Startup ---" };
         self.line("Normal", how);
+    }
+
+    /// The process has been running: what is said from the first line on, of a configuration that is
+    /// read again, goes where the log goes.
+    #[must_use]
+    pub fn running(self) -> TwoLog {
+        self.state().started = true;
+        self
     }
 
     /// Tells what a mirror's source and target are called.

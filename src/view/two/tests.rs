@@ -72,6 +72,36 @@ fn the_console_has_no_times_before_the_start_and_errors_apart_after_it() {
 }
 
 #[test]
+fn a_log_that_goes_on_has_times_at_once() {
+    let (log, said) = log(&options());
+    log.running().line("Error", "bad");
+    assert_eq!(take(&said), [(true, "TIME Error: bad\n".to_owned())]);
+}
+
+#[test]
+fn what_the_program_logs_of_itself_is_in_it() {
+    let (log, said) = log(&options());
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .without_time()
+        .with_level(false)
+        .with_target(false)
+        .with_writer(Traces(Arc::new(log.running())))
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::error!("bad");
+        tracing::warn!(name = "a\nb", "odd");
+        tracing::info!("not wanted");
+    });
+    let line = |error, text: &str| (error, text.to_owned());
+    assert_eq!(
+        take(&said),
+        [line(true, "TIME Error: bad\n"), line(false, "TIME Warn: odd name=\"a\\nb\"\n")]
+    );
+}
+
+#[test]
 fn a_log_file_has_every_line_and_may_be_renamed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
