@@ -9,6 +9,7 @@ mod calls;
 mod child;
 mod globals;
 mod host;
+mod observe;
 pub mod queue;
 pub mod run;
 mod stamp;

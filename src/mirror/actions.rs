@@ -116,12 +116,9 @@ pub async fn feed(
     let mut feed = Feed { source, actions, sync, mode, log, seen: BTreeMap::new() };
     feed.begin().await;
     loop {
-        {
-            let now = overview.borrow_and_update();
-            let failed = matches!(now.syncs.get(sync), Some(Standing::Failed { .. }));
-            if now.finished.is_some() || failed {
-                return;
-            }
+        overview.mark_unchanged();
+        if !feed.wanted() {
+            return;
         }
         tokio::select! {
             changed = overview.changed() => {
@@ -148,6 +145,9 @@ impl Feed {
             let met = self.walk(vec![RelPath::root()]).await;
             if met.root_gone {
                 self.wait_for_root().await;
+                if !self.wanted() {
+                    return;
+                }
                 continue;
             }
             // What is not watched will be unsure: it can only be compared with what it was.
@@ -164,17 +164,34 @@ impl Feed {
     /// The source is not there: nothing is concluded from that.
     async fn wait_for_root(&self) {
         let shown = Escaped(self.source.path().as_os_str().as_encoded_bytes()).to_string();
-        let line = format!("the source {shown} is not there any more: waiting for it to be back");
-        self.log.line("Warn", &line);
+        let mut told = false;
         loop {
             let source = Arc::clone(&self.source);
             let back = tokio::task::spawn_blocking(move || source.check(true).is_ok()).await;
             if back.unwrap_or(false) {
                 break;
             }
+            if !told {
+                let away = "is not there any more: waiting for it to be back";
+                self.log.line("Warn", &format!("the source {shown} {away}"));
+                told = true;
+            }
+            if !self.wanted() {
+                return;
+            }
             tokio::time::sleep(ROOT_LOOK).await;
         }
-        self.log.line("Normal", &format!("the source {shown} is back"));
+        if told {
+            self.log.line("Normal", &format!("the source {shown} is back"));
+        }
+    }
+
+    /// Is this sync still at work?
+    fn wanted(&self) -> bool {
+        let overview = self.actions.overview();
+        let now = overview.borrow();
+        let failed = matches!(now.syncs.get(self.sync), Some(Standing::Failed { .. }));
+        now.finished.is_none() && !failed && overview.has_changed().is_ok()
     }
 
     /// What the watch delivered at once.

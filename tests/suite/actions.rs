@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -609,7 +610,7 @@ fn a_barrier_is_done_after_what_is_before_it_and_keeps_its_fields() {
     let rig = Rig::new(
         r#"
         sync {
-            maxProcesses = 3,
+            maxProcesses = 3, delay = 0.5,
             action = function(inlet)
                 local event = inlet.getEvent()
                 if event.etype == "Blanket" then
@@ -771,7 +772,7 @@ fn a_source_that_goes_and_comes_back_is_started_anew() {
     assert_eq!(rig.read("t/a"), "1", "nothing is concluded from it");
     fs::write(rig.path("away/b"), "2").unwrap();
     fs::rename(rig.path("away"), rig.path("s")).unwrap();
-    rig.until("the startup ran again", || rig.lines.count(" finished.") == 2);
+    rig.until("the startup ran again", || rig.lines.count(" finished.") >= 2);
     rig.until_equal();
     rig.write("s/c", "3");
     rig.until_equal();
@@ -802,6 +803,76 @@ fn what_is_polled_is_compared() {
     let spawned = rig.lines.count("Exec");
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(rig.lines.count("Exec"), spawned, "nothing differs, nothing is done");
+}
+
+#[test]
+fn a_script_watches_descriptors() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let config = format!(
+        r#"
+        observefd({0}, function(fd)
+            -- There is no reading without a library; a line at a time is enough here.
+            log("Ready", fd, " ", io.open("/dev/fd/" .. fd):read("l"))
+            COUNT = COUNT + 1
+            if COUNT == 2 then nonobservefd({0}) end
+        end)
+        COUNT = 0
+        sync {{ init = false, action = function() end }}
+        "#,
+        read.as_raw_fd()
+    );
+    let rig = Rig::new(&config).running();
+    rustix::io::write(&write, b"first\n").unwrap();
+    rig.until_says("first");
+    rustix::io::write(&write, b"second\n").unwrap();
+    rig.until_says("second");
+    rustix::io::write(&write, b"third\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(rig.lines.count("Ready"), 2, "let go of");
+}
+
+#[test]
+fn an_action_without_functions_for_moves_misses_none() {
+    // `onMove = true` says that an action knows moves; the default one would drop them.
+    let rig = Rig::new(
+        r#"
+        sync { onMove = true, onCreate = function(event) log("Made", event.path) end,
+            onDelete = function(event) log("Gone", event.path) end }
+        sync { onMove = true, action = function(inlet)
+            local event, event2 = inlet.getEvent()
+            log("Told", event.etype, " ", event.path, event2 and " " .. event2.path or "")
+            inlet.discardEvent(event)
+        end }
+    "#,
+    )
+    .running();
+    rig.write("s/a", "");
+    rig.until_says("Made: a");
+    rig.until_says("Told: Create a");
+    fs::rename(rig.path("s/a"), rig.path("s/b")).unwrap();
+    rig.until_says("Made: b");
+    rig.until_says("Gone: a");
+    rig.until_says("Told: Move a b");
+}
+
+#[test]
+fn a_full_event_waits_for_all_and_goes_to_its_function() {
+    let rig = Rig::new(
+        r#"
+        sync { onCreate = "sleep 0.2; echo made >> " .. DIR .. "/log",
+            onFull = "echo full ^path >> " .. DIR .. "/log" }
+        sync { init = false, action = function(inlet) inlet.discardEvent((inlet.getEvent())) end,
+            full = function(event) log("Full", event.etype, " ", event.path, " ", event.isdir) end,
+            onCreate = true }
+    "#,
+    )
+    .running();
+    rig.write("s/a", "");
+    rig.until("it is queued", || !rig.actions.status()[0].delays.is_empty());
+    rig.actions.full(0);
+    rig.actions.full(1);
+    rig.until("both are done", || rig.read("log") == "made\nfull \n");
+    rig.until_says("Full: Full  true");
 }
 
 #[test]
@@ -836,7 +907,7 @@ fn globals_are_locked_and_mistakes_are_told() {
                     function() spawn(event) end,
                     function() spawn(event, "true", function() end) end,
                     function() lsyncd.exec() end,
-                    function() observefd(0) end,
+                    function() observefd(-1, function() end) end,
                 } do
                     log("Told", tostring(select(2, pcall(try))))
                 end
@@ -858,7 +929,7 @@ fn globals_are_locked_and_mistakes_are_told() {
         "needs the name of a program",
         "cannot make an argument of a function",
         "lsyncd.exec is not there any more: use spawn()",
-        "observefd() is not there yet",
+        "cannot observe descriptor -1",
         "spawn() called on an non-waiting event",
     ]) {
         assert!(line.contains(part), "{line}");

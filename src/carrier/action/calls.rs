@@ -86,13 +86,9 @@ fn spawn(
     let shown = Escaped(&program.binary).to_string();
     let words: Vec<String> = program.args.iter().map(|arg| format!("[{}]", Escaped(arg))).collect();
     host.say("Exec", &format!("{shown} {}", words.join(" ")));
-    let (child, input, output) = {
+    let (child, output) = {
         let mut state = host.state();
-        let input = state.input.clone().ok_or_else(|| {
-            mlua::Error::runtime("spawn() is for events, not for the time of loading")
-        })?;
-        let child = state.number();
-        let output = state.options.output.clone();
+        let (child, output) = (state.number(), state.options.output.clone());
         let sync = sync(&mut state, number)?;
         if sync.ended() {
             return Ok(None);
@@ -100,9 +96,9 @@ fn spawn(
         sync.queue.activate(&ids);
         sync.children += 1;
         sync.touch();
-        (child, input, output)
+        (child, output)
     };
-    let tell = input.clone();
+    let tell = host.input.clone();
     let started = child::start(program, &output, move |outcome| {
         let _ = tell.send(Input::Ended(child, outcome));
     });
@@ -112,7 +108,7 @@ fn spawn(
         Ok(pid) => Ok(Some(pid)),
         Err(error) => {
             host.say("Error", &format!("cannot run {shown}: {error}"));
-            let _ = input.send(Input::Ended(child, Outcome::NOT_STARTED));
+            let _ = host.input.send(Input::Ended(child, Outcome::NOT_STARTED));
             Ok(None)
         }
     }
@@ -137,9 +133,9 @@ fn queue_calls(lua: &Lua, host: &Arc<Host>, table: &Table) -> Result<()> {
         let next = if sync.ended() { None } else { sync.queue.next(Instant::now()) };
         Ok(next.map(|id| id.0))
     });
-    call!(lua, table, host, "order", |state, number: usize| {
-        let order = sync(&mut state, number)?.queue.order();
-        Ok(order.into_iter().map(|id| id.0).collect::<Vec<u64>>())
+    call!(lua, table, host, "idle", |state, number: usize| {
+        let idle = sync(&mut state, number)?.queue.idle();
+        Ok(idle.into_iter().map(|id| id.0).collect::<Vec<u64>>())
     });
     call!(lua, table, host, "discard", |state, (number, id): (usize, u64)| {
         let id = DelayId(id);
@@ -171,10 +167,9 @@ fn queue_calls(lua: &Lua, host: &Arc<Host>, table: &Table) -> Result<()> {
         lua.create_function(move |_, (id, take): (u64, bool)| {
             let mut state = shared.state();
             let mut gather = gather.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(delay) = sync(&mut state, number)?.queue.get(DelayId(id)) else {
-                return Ok(false);
-            };
-            let taken = take && gather.may_take(delay);
+            let queue = &sync(&mut state, number)?.queue;
+            let Some(delay) = queue.get(DelayId(id)) else { return Ok(false) };
+            let taken = take && gather.may_take(queue, delay);
             if !taken {
                 gather.leave(delay);
             }

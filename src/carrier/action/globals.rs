@@ -7,8 +7,11 @@ use mlua::{AnyUserData, Function, Lua, Result, Table, Value, Variadic};
 
 use super::ActionLog;
 use super::host::{Alarm, Host};
+use super::observe::Observed;
+use super::run::Input;
 use super::stamp::Stamp;
 use super::{calls, system};
+use crate::error::plain;
 
 /// The version of the interface for scripts: that of the last Lsyncd 2, which they ask for.
 const INTERFACE: &str = "2.3.1";
@@ -18,6 +21,8 @@ pub(super) struct Library {
     pub(super) host: Arc<Host>,
     pub(super) objects: Table,
     pub(super) log: Function,
+    /// What a sync's action is unless it has its own.
+    pub(super) default_action: Function,
 }
 
 /// Gives an interpreter all functions of Lsyncd 2's scripts, before a configuration is loaded. What
@@ -72,13 +77,23 @@ pub fn install(lua: &Lua, log: Arc<dyn ActionLog>) -> Result<()> {
     globals.raw_set("terminate", &terminate)?;
     lsyncd.raw_set("terminate", terminate)?;
 
-    for (global, method) in [("observefd", "observe_fd"), ("nonobservefd", "nonobserve_fd")] {
-        let text = format!("{global}() is not there yet: use alarm() to look now and then");
-        let refuse = lua.create_function(move |_, _: mlua::MultiValue| -> Result<()> {
-            Err(mlua::Error::runtime(text.clone()))
-        })?;
-        globals.raw_set(global, &refuse)?;
-        lsyncd.raw_set(method, refuse)?;
+    let shared = Arc::clone(&host);
+    let observe = lua.create_function(
+        move |_, (fd, ready, writey): (i32, Option<Function>, Option<Function>)| {
+            observe(&shared, fd, ready, writey)
+        },
+    )?;
+    let shared = Arc::clone(&host);
+    let leave = lua.create_function(move |_, fd: i32| {
+        let left = shared.state().observed.remove(&fd);
+        drop(left);
+        Ok(())
+    })?;
+    for (global, method, function) in
+        [("observefd", "observe_fd", observe), ("nonobservefd", "nonobserve_fd", leave)]
+    {
+        globals.raw_set(global, &function)?;
+        lsyncd.raw_set(method, function)?;
     }
 
     globals.raw_set("lsyncd_version", INTERFACE)?;
@@ -91,9 +106,34 @@ pub fn install(lua: &Lua, log: Arc<dyn ActionLog>) -> Result<()> {
     globals.raw_set("spawn", objects.raw_get::<Function>("spawn")?)?;
     globals.raw_set("spawnShell", objects.raw_get::<Function>("spawnShell")?)?;
     let default: Table = load(include_str!("default.lua"), "lsyncd").call((&core, &objects))?;
+    let default_action = default.raw_get("action")?;
     globals.raw_set("default", default)?;
 
-    lua.set_app_data(Library { host, objects, log });
+    lua.set_app_data(Library { host, objects, log, default_action });
+    Ok(())
+}
+
+/// Watches a descriptor from now on, instead of what was watched by this number before.
+fn observe(
+    host: &Arc<Host>,
+    fd: i32,
+    ready: Option<Function>,
+    writey: Option<Function>,
+) -> Result<()> {
+    let (number, tell) = (host.state().number(), host.input.clone());
+    let old = if ready.is_none() && writey.is_none() {
+        host.state().observed.remove(&fd)
+    } else {
+        let observed = Observed::start(fd, number, ready, writey, move |ready| {
+            let _ = tell.send(Input::Ready(ready));
+        })
+        .map_err(|error| {
+            let error = plain(&error.to_string());
+            mlua::Error::runtime(format!("cannot observe descriptor {fd}: {error}"))
+        })?;
+        host.state().observed.insert(fd, observed)
+    };
+    drop(old);
     Ok(())
 }
 

@@ -4,12 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlua::{Function, Table, Value};
 
+use super::observe::Observed;
 use super::queue::{Delay, DelayId, Etype, Place, Queue, Status};
 use super::run::Input;
 use super::{ActionLog, ActionOptions, DelayStatus, Standing, SyncStatus, Verdict};
@@ -19,6 +20,9 @@ use crate::filter::Filter;
 pub(super) struct Host {
     state: Mutex<State>,
     log: Mutex<Arc<dyn ActionLog>>,
+    /// Where children and descriptors tell what became of them.
+    pub(super) input: Sender<Input>,
+    inputs: Mutex<Option<Receiver<Input>>>,
 }
 
 /// Everything that changes.
@@ -29,8 +33,8 @@ pub(super) struct State {
     pub(super) alarms: BTreeMap<(Instant, u64), Alarm>,
     /// Children that run, by our own numbers.
     pub(super) children: HashMap<u64, Child>,
-    /// How children tell of their end; `None` while the configuration is loaded.
-    pub(super) input: Option<Sender<Input>>,
+    /// Descriptors that scripts watch.
+    pub(super) observed: HashMap<i32, Observed>,
     pub(super) options: ActionOptions,
     /// The signal that ends it.
     pub(super) fading: Option<i32>,
@@ -82,7 +86,14 @@ pub(super) struct SyncState {
 
 impl Host {
     pub(super) fn new(log: Arc<dyn ActionLog>) -> Host {
-        Host { state: Mutex::default(), log: Mutex::new(log) }
+        let (input, inputs) = mpsc::channel();
+        let inputs = Mutex::new(Some(inputs));
+        Host { state: Mutex::default(), log: Mutex::new(log), input, inputs }
+    }
+
+    /// What comes in; there is one thread to take it.
+    pub(super) fn inputs(&self) -> Option<Receiver<Input>> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -174,16 +174,13 @@ local function inlet_of(number)
 	-- All that one child may do: whatever does not wait for what is being done or was left out.
 	function inlet.getEvents(test)
 		local ids, gather = {}, core.gather(number)
-		for _, id in ipairs(core.order(number)) do
-			local _, status = core.delay(number, id)
-			if status then
-				local take = status ~= 'active'
-				if take and test then
-					take = test(event_of(number, id))
-					if take == 'break' then break end
-				end
-				if gather(id, take and true or false) then ids[#ids + 1] = id end
+		for _, id in ipairs(core.idle(number)) do
+			local take = true
+			if test then
+				take = test(event_of(number, id))
+				if take == 'break' then break end
 			end
+			if gather(id, take and true or false) then ids[#ids + 1] = id end
 		end
 		return list_of(number, ids)
 	end

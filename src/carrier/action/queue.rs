@@ -237,6 +237,10 @@ pub struct Queue {
     delays: BTreeMap<Position, Delay>,
     positions: HashMap<DelayId, Position>,
     index: Index,
+    /// What children work on, and all that they do not.
+    active: Index,
+    active_barriers: usize,
+    idle: BTreeSet<Position>,
     barriers: BTreeSet<Position>,
     /// Those that wait, by their alarms: what never failed, and what did.
     fresh: BTreeSet<(Instant, Position)>,
@@ -255,6 +259,9 @@ impl Queue {
             delays: BTreeMap::new(),
             positions: HashMap::new(),
             index: Index::default(),
+            active: Index::default(),
+            active_barriers: 0,
+            idle: BTreeSet::new(),
             barriers: BTreeSet::new(),
             fresh: BTreeSet::new(),
             retries: BTreeSet::new(),
@@ -289,7 +296,7 @@ impl Queue {
     /// Something happened. A move may become two delays.
     pub fn push(&mut self, now: Instant, change: Change) -> Vec<Decision> {
         if change.etype.waits_for_all() {
-            let on = self.delays.values().next_back().map(|last| last.id);
+            let on = self.last().map(|last| last.id);
             let new = self.append(now, now, change);
             return vec![match on {
                 Some(on) => Decision::Stacked { on, new },
@@ -368,13 +375,13 @@ impl Queue {
 
     /// This one is done: what waited for it may go on. Gives what it was.
     pub fn finish(&mut self, id: DelayId) -> Option<Delay> {
-        let position = self.positions.remove(&id)?;
+        let position = *self.positions.get(&id)?;
+        self.unqueue(position);
         self.forget_places(position);
-        let delay = self.delays.remove(&position)?;
+        self.idle.remove(&position);
         self.barriers.remove(&position);
-        let due = (delay.alarm, position);
-        self.fresh.remove(&due);
-        self.retries.remove(&due);
+        self.positions.remove(&id);
+        let delay = self.delays.remove(&position)?;
         for &dependant in &delay.dependants {
             if self.delays.get(&dependant).is_some_and(|d| d.status == Status::Block) {
                 self.settle(dependant);
@@ -395,10 +402,16 @@ impl Queue {
         self.settle(position);
     }
 
-    /// All ids, in order: what [`Gather`] is asked about.
+    /// The newest delay.
     #[must_use]
-    pub fn order(&self) -> Vec<DelayId> {
-        self.delays.values().map(|delay| delay.id).collect()
+    pub fn last(&self) -> Option<&Delay> {
+        self.delays.values().next_back()
+    }
+
+    /// All that no child works on, in order: what [`Gather`] is asked about.
+    #[must_use]
+    pub fn idle(&self) -> Vec<DelayId> {
+        self.idle.iter().filter_map(|position| Some(self.delays.get(position)?.id)).collect()
     }
 
     /// The newest delay before `below` that a change has to do with.
@@ -420,12 +433,13 @@ impl Queue {
         if change.etype.is_barrier() {
             self.barriers.insert(position);
         }
-        let status = Status::Active;
+        let status = Status::Block;
         let alarm = alarm.max(now);
         let delay =
             Delay { id, change, status, alarm, retried: false, dependants: BTreeSet::new() };
         self.delays.insert(position, delay);
         self.positions.insert(id, position);
+        self.idle.insert(position);
         self.note_places(position);
         self.settle(position);
         id
@@ -471,6 +485,16 @@ impl Queue {
         self.unqueue(position);
         let Some(delay) = self.delays.get_mut(&position) else { return };
         delay.status = status;
+        match status {
+            Status::Active => {
+                self.idle.remove(&position);
+                self.active.add(&delay.change, position);
+                self.active_barriers += usize::from(delay.change.etype.is_barrier());
+            }
+            Status::Wait | Status::Block => {
+                self.idle.insert(position);
+            }
+        }
         if status == Status::Wait {
             let due = (delay.alarm, position);
             if delay.retried {
@@ -481,12 +505,17 @@ impl Queue {
         }
     }
 
-    /// It is not among those that wait any more.
+    /// It is neither among those that wait any more nor among those that are worked on.
     fn unqueue(&mut self, position: Position) {
         let Some(delay) = self.delays.get(&position) else { return };
         let due = (delay.alarm, position);
         self.fresh.remove(&due);
         self.retries.remove(&due);
+        if delay.status == Status::Active && !self.idle.contains(&position) {
+            self.active.remove(&delay.change, position);
+            self.active_barriers -= usize::from(delay.change.etype.is_barrier());
+            self.idle.insert(position);
+        }
     }
 
     fn note_places(&mut self, position: Position) {
@@ -501,7 +530,8 @@ impl Queue {
 }
 
 /// Which delays one child may take together: all those, in order, that do not have to wait for one
-/// that is left out. They may be blocked by each other: one child does them in their order.
+/// that is left out or worked on. They may be blocked by each other: one child does them in their
+/// order.
 #[derive(Debug, Default)]
 pub struct Gather {
     left: Index,
@@ -511,15 +541,21 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// Could this one be taken?
+    /// Could this one be taken, of the [idle](Queue::idle) ones?
     #[must_use]
-    pub fn may_take(&self, delay: &Delay) -> bool {
-        if self.barrier || (self.any && delay.change.etype.waits_for_all()) {
+    pub fn may_take(&self, queue: &Queue, delay: &Delay) -> bool {
+        // A child works on a barrier only when nothing before it is left.
+        if self.barrier || queue.active_barriers > 0 || delay.status == Status::Active {
             return false;
         }
-        let touches = |place: &Place| self.left.newest(&place.path, Position::MAX).is_some();
-        delay.status != Status::Active
-            && !(delay.change.has_places() && delay.change.places().any(touches))
+        if delay.change.etype.waits_for_all() {
+            return !self.any && queue.idle.len() == queue.delays.len();
+        }
+        let touched = |index: &Index| {
+            let mut places = delay.change.places();
+            places.any(|place| index.newest(&place.path, Position::MAX).is_some())
+        };
+        !touched(&self.left) && !touched(&queue.active)
     }
 
     /// This one is left out.

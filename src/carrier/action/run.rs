@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc as tasks, watch};
 use super::child::Outcome;
 use super::globals::Library;
 use super::host::{Host, SyncState};
+use super::observe::Ready;
 use super::queue::{Change, Decision, DelayId, Etype, Queue, Status};
 use super::stamp::Stamp;
 use super::strings;
@@ -34,6 +35,8 @@ const FADE_NOTE: Duration = Duration::from_secs(60);
 pub(super) enum Input {
     Happened(usize, Vec<Happening>),
     Ended(u64, Outcome),
+    Full(usize),
+    Ready(Ready),
     Stop(i32),
     Quit,
 }
@@ -49,7 +52,6 @@ struct Backlog {
 /// The syncs of an interpreter, at work. Dropping it ends its thread; children go on.
 #[derive(Debug)]
 pub struct Actions {
-    input: Sender<Input>,
     host: Arc<Host>,
     overview: watch::Receiver<Overview>,
     walks: Mutex<Vec<Option<tasks::UnboundedReceiver<RelPath>>>>,
@@ -72,12 +74,17 @@ impl Actions {
             self.backlog.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(sync);
             return;
         }
-        let _ = self.input.send(Input::Happened(sync, happened));
+        let _ = self.host.input.send(Input::Happened(sync, happened));
+    }
+
+    /// A sync is to look at its whole source: its time has come.
+    pub fn full(&self, sync: usize) {
+        let _ = self.host.input.send(Input::Full(sync));
     }
 
     /// Nothing more is begun; it is over when the running children have ended.
     pub fn stop(&self, signal: i32) {
-        let _ = self.input.send(Input::Stop(signal));
+        let _ = self.host.input.send(Input::Stop(signal));
     }
 
     /// How the syncs stand, now and from now on. It closes when the thread has ended.
@@ -102,7 +109,7 @@ impl Actions {
 
 impl Drop for Actions {
     fn drop(&mut self) {
-        let _ = self.input.send(Input::Quit);
+        let _ = self.host.input.send(Input::Quit);
     }
 }
 
@@ -120,17 +127,21 @@ pub fn start(
     let failed = |error: mlua::Error| {
         Error::failed("cannot start the scripts of the configuration").because(error)
     };
-    let (host, objects, say) = match lua.app_data_ref::<Library>() {
-        Some(library) => (Arc::clone(&library.host), library.objects.clone(), library.log.clone()),
+    let (host, objects, say, default_action) = match lua.app_data_ref::<Library>() {
+        Some(library) => {
+            let Library { objects, log, default_action, .. } = &*library;
+            (Arc::clone(&library.host), objects.clone(), log.clone(), default_action.clone())
+        }
         None => return Err(Error::failed("the interpreter has none of Lsyncd's functions")),
     };
     host.log_to(log);
     let spawn: Function = objects.raw_get("spawn").map_err(failed)?;
-    let (input, inputs) = mpsc::channel();
+    let inputs =
+        host.inputs().ok_or_else(|| Error::failed("the interpreter is on its thread already"))?;
     let (mut tell_walks, mut walks, mut states) = (Vec::new(), Vec::new(), Vec::new());
     for (number, sync) in syncs.into_iter().enumerate() {
         strings::compile(&lua, &sync.table, &spawn, &say).map_err(failed)?;
-        states.push(prepare(&lua, &objects, number, sync).map_err(failed)?);
+        states.push(prepare(&lua, &objects, &default_action, number, sync).map_err(failed)?);
         let (tell, told) = tasks::unbounded_channel();
         tell_walks.push(tell);
         walks.push(Some(told));
@@ -144,7 +155,6 @@ pub fn start(
         let mut state = host.state();
         state.syncs = states;
         state.options = options;
-        state.input = Some(input.clone());
     }
     let thread = Interpreter {
         lua,
@@ -162,14 +172,27 @@ pub fn start(
         .name("lua".into())
         .spawn(move || thread.run())
         .map_err(|error| Error::failed("cannot start the interpreter's thread").because(error))?;
-    Ok(Actions { input, host, overview, walks: Mutex::new(walks), backlog })
+    Ok(Actions { host, overview, walks: Mutex::new(walks), backlog })
 }
 
-fn prepare(lua: &Lua, objects: &Table, number: usize, sync: ActionSync) -> mlua::Result<SyncState> {
+fn prepare(
+    lua: &Lua,
+    objects: &Table,
+    default_action: &Function,
+    number: usize,
+    sync: ActionSync,
+) -> mlua::Result<SyncState> {
     let register: Function = objects.raw_get("register")?;
     let source = lua.create_string(with_slash(&sync.source))?;
     let inlet: Table = register.call((number, &*sync.name, &sync.table, source, sync.target))?;
+    // `onMove = true` is for an action that knows moves; the default one only calls functions.
     let on_move: Value = sync.table.get("onMove")?;
+    let action: Value = sync.table.get("action")?;
+    let on_move = match on_move {
+        Value::Boolean(wanted) => wanted && action != Value::Function(default_action.clone()),
+        Value::Nil => false,
+        _ => true,
+    };
     Ok(SyncState {
         name: sync.name,
         source: sync.source,
@@ -179,7 +202,7 @@ fn prepare(lua: &Lua, objects: &Table, number: usize, sync: ActionSync) -> mlua:
         max_processes: sync.max_processes.max(1),
         exit_codes: sync.exit_codes,
         insist: sync.insist,
-        on_move: !matches!(on_move, Value::Nil | Value::Boolean(false)),
+        on_move,
         config: sync.table,
         children: 0,
         standing: Standing::Starting,
@@ -231,9 +254,9 @@ impl Interpreter {
         let mut state = self.host.state();
         let alarms = std::mem::take(&mut state.alarms);
         let children = std::mem::take(&mut state.children);
-        state.input = None;
+        let observed = std::mem::take(&mut state.observed);
         drop(state);
-        drop((alarms, children));
+        drop((alarms, children, observed));
         self.publish(finish);
         self.host.state().syncs.clear();
         // It lives as long as its thread does.
@@ -277,12 +300,42 @@ impl Interpreter {
                 self.happened(number, happened);
             }
             Input::Ended(child, outcome) => self.ended(child, outcome),
+            Input::Full(number) => {
+                if let Some(sync) = self.host.state().sync(number).filter(|sync| !sync.ended()) {
+                    sync.queue.push(Instant::now(), Change::whole(Etype::Full));
+                    sync.touch();
+                }
+            }
+            Input::Ready(ready) => self.ready(ready),
             Input::Stop(signal) => {
                 self.host.state().fading.get_or_insert(signal);
             }
             Input::Quit => return Err(Over),
         }
         Ok(())
+    }
+
+    /// A descriptor that a script watches is ready.
+    fn ready(&mut self, ready: Ready) {
+        let functions = {
+            let state = self.host.state();
+            let observed = state.observed.get(&ready.fd);
+            let Some(observed) = observed.filter(|o| o.number == ready.number) else { return };
+            if state.fading.is_some() || state.terminated.is_some() {
+                return;
+            }
+            let read = observed.ready.clone().filter(|_| ready.read);
+            [read, observed.writey.clone().filter(|_| ready.write)]
+        };
+        for function in functions.into_iter().flatten() {
+            let result = function.call::<()>(ready.fd);
+            self.came_back(None, result);
+        }
+        // The script may have let it go meanwhile.
+        let state = self.host.state();
+        if let Some(observed) = state.observed.get(&ready.fd).filter(|o| o.number == ready.number) {
+            observed.again();
+        }
     }
 
     /// When there is something to do even if nothing comes.
@@ -355,6 +408,12 @@ impl Interpreter {
                 due
             };
             let Some(alarm) = due else { break };
+            let gone = alarm.sync.is_some_and(|number| {
+                self.host.state().sync(number).is_none_or(|sync| sync.ended())
+            });
+            if gone {
+                continue;
+            }
             let result = alarm.function.call::<()>((Stamp(now), alarm.extra));
             self.came_back(alarm.sync, result);
         }
@@ -438,6 +497,9 @@ impl Interpreter {
             }
         }
         let Some(function) = function else {
+            if etype == Etype::Full {
+                self.host.say("Warn", "ignored an event of type Full: the sync has no onFull");
+            }
             if etype == Etype::Init || etype == Etype::Full {
                 return Ok(());
             }
@@ -521,7 +583,7 @@ impl Interpreter {
             let Some(sync) = state.syncs.get_mut(number) else { return };
             let at_start = sync.standing == Standing::Starting;
             sync.standing = Standing::Failed { at_start };
-            let ids = sync.queue.order();
+            let ids: Vec<DelayId> = sync.queue.iter().map(|delay| delay.id).collect();
             sync.queue = Queue::new(Duration::ZERO, 1);
             let name = sync.name.clone();
             state.left.extend(ids.into_iter().map(|id| (number, id)));

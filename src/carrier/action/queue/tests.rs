@@ -45,6 +45,10 @@ fn all(queue: &Queue) -> Vec<String> {
     queue.iter().map(shown).collect()
 }
 
+fn all_ids(queue: &Queue) -> Vec<DelayId> {
+    queue.iter().map(|delay| delay.id).collect()
+}
+
 fn queue() -> Queue {
     Queue::new(DELAY, 1000)
 }
@@ -57,7 +61,7 @@ fn after(changes: &[&str]) -> Vec<String> {
         let active = text.strip_prefix('*');
         queue.push(now, change(active.unwrap_or(text)));
         if active.is_some() {
-            let last = queue.order().pop().unwrap();
+            let last = all_ids(&queue).pop().unwrap();
             queue.activate(&[last]);
         }
     }
@@ -181,7 +185,7 @@ fn a_pause_after_a_failure_holds_up_nothing_else_and_is_kept_by_a_full_queue() {
     assert_eq!(all(&queue), ["wait Create /a", "wait Create /b", "wait Create /c"]);
     let second = queue.next(now).unwrap();
     assert_eq!(shown(queue.get(second).unwrap()), "wait Create /b", "not held up");
-    let ids = queue.order();
+    let ids = all_ids(&queue);
     queue.activate(&ids[1..]);
     assert_eq!((queue.len(), queue.next(now)), (3, None), "a full queue is no reason to hammer");
     assert_eq!(queue.next_alarm(now), Some(now + RETRY_MIN));
@@ -209,12 +213,12 @@ fn what_is_done_in_the_middle_leaves_the_rest() {
     for at in 0..9 {
         queue.push(now, change(&format!("Create /{at}")));
     }
-    let ids = queue.order();
+    let ids = all_ids(&queue);
     for at in [4, 2, 8, 0] {
         queue.finish(ids[at]);
     }
     let left: Vec<DelayId> = [1, 3, 5, 6, 7].map(|at| ids[at]).to_vec();
-    assert_eq!(queue.order(), left);
+    assert_eq!(all_ids(&queue), left);
     assert_consistent(&queue);
 }
 
@@ -225,7 +229,7 @@ fn the_last_of_several_to_wait_for_is_not_all_of_them() {
     for text in ["Modify /d/a", "Modify /d/b", "Delete /d/", "Blanket", "Create /x"] {
         queue.push(now, change(text));
     }
-    let ids = queue.order();
+    let ids = all_ids(&queue);
     queue.activate(&ids[..2]);
     queue.finish(ids[1]);
     assert_eq!(all(&queue)[1], "block Delete /d/", "/d/a is not done");
@@ -257,9 +261,10 @@ fn one_child_takes_what_does_not_wait_for_another() {
     let take = |queue: &Queue, leave: &[&str]| {
         let mut gather = Gather::default();
         let mut taken = Vec::new();
-        for delay in queue.iter() {
+        for id in queue.idle() {
+            let delay = queue.get(id).unwrap();
             let text = shown(delay);
-            if gather.may_take(delay) && !leave.iter().any(|end| text.ends_with(end)) {
+            if gather.may_take(queue, delay) && !leave.iter().any(|end| text.ends_with(end)) {
                 taken.push(text.split_once(' ').unwrap().1.to_owned());
             } else {
                 gather.leave(delay);
@@ -270,7 +275,7 @@ fn one_child_takes_what_does_not_wait_for_another() {
     assert_eq!(take(&queue, &[]), changes);
     let without_barrier = ["Modify /d/a", "Modify /d/b", "Delete /d/", "Create /e/", "Create /e/f"];
     assert_eq!(take(&queue, &["Blanket"]), without_barrier);
-    let first = queue.order()[0];
+    let first = all_ids(&queue)[0];
     queue.activate(&[first]);
     assert_eq!(take(&queue, &[]), ["Modify /d/b", "Create /e/", "Create /e/f"]);
     assert_eq!(take(&queue, &["/e/"]), ["Modify /d/b"]);
@@ -330,6 +335,9 @@ fn assert_consistent(queue: &Queue) {
     let waiting = all.iter().filter(|d| d.status == Status::Wait).count();
     assert_eq!(waiting, queue.fresh.len() + queue.retries.len());
     assert_eq!(all.len(), queue.positions.len());
+    let active = all.iter().filter(|d| d.status == Status::Active);
+    let barriers = active.clone().filter(|d| d.change.etype.is_barrier()).count();
+    assert_eq!((active.count(), barriers), (all.len() - queue.idle.len(), queue.active_barriers));
 }
 
 /// As the descriptions of the rules have it, by text and without any index.
@@ -492,8 +500,13 @@ impl Run {
         let mut taken = Vec::new();
         if together {
             let mut gather = Gather::default();
-            for delay in self.queue.iter() {
-                if gather.may_take(delay) { taken.push(delay.id) } else { gather.leave(delay) }
+            for id in self.queue.idle() {
+                let delay = self.queue.get(id).unwrap();
+                if gather.may_take(&self.queue, delay) {
+                    taken.push(delay.id);
+                } else {
+                    gather.leave(delay);
+                }
             }
         } else {
             taken.extend(self.queue.next(self.now));
@@ -575,7 +588,7 @@ proptest! {
             run.end(0, false);
             run.check();
         }
-        prop_assert_eq!(run.queue.index.len(), 0);
+        prop_assert_eq!((run.queue.index.len(), run.queue.active.len()), (0, 0));
         prop_assert!(run.queue.positions.is_empty() && run.queue.barriers.is_empty());
     }
 }
