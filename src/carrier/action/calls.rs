@@ -38,7 +38,8 @@ pub(super) fn table(lua: &Lua, host: &Arc<Host>) -> Result<Table> {
 
     let shared = Arc::clone(host);
     let log = lua.create_function(move |_, (category, text): (String, LuaString)| {
-        shared.say(&category, &text.to_string_lossy());
+        // What the library says is one line, whatever is in a name.
+        shared.say(&category, &Escaped(&text.as_bytes()).to_string());
         Ok(())
     })?;
     table.raw_set("log", log)?;

@@ -280,7 +280,9 @@ function M.spawn(agent, binary, ...)
 	end
 	local ids = handle.ids or { handle.id }
 	if #ids == 0 then
-		error('spawn() called on an empty list of events', 2)
+		-- Everything was left out: there is nothing to be done, and nothing would come of a child.
+		core.log('Debug', 'spawn() called on an empty list of events: nothing is done')
+		return
 	end
 	for _, id in ipairs(ids) do
 		local _, status = core.delay(handle.sync, id)

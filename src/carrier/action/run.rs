@@ -428,12 +428,15 @@ impl Interpreter {
             }
             state.syncs.len()
         };
-        let mut did = false;
+        let (mut did, first) = (false, self.round);
         for step in 0..count {
-            did |= self.offer_to((self.round + step) % count);
+            let number = (first + step) % count;
+            if self.offer_to(number) {
+                did = true;
+                // Where there is not room for all, the next one is the first the next time.
+                self.round = (number + 1) % count;
+            }
         }
-        // Where there is not room for all, another one is the first the next time.
-        self.round = (self.round + 1) % count.max(1);
         did
     }
 

@@ -4,6 +4,7 @@
 //! what its ^variables stand for is handed to that as arguments, `"${1}"`: whatever a name has in
 //! it, the shell never reads it as code.
 
+use lsync_protocol::path::Escaped;
 use mlua::{Function, Lua, LuaString, Result, Table, Value, Variadic};
 
 /// What a ^variable may be called, the longest first: of two that fit the longer is meant.
@@ -229,9 +230,17 @@ fn function(lua: &Lua, source: &[u8], spawn: Function, log: Function) -> Result<
                 }
             }
             Command::Shell { text: code, arguments, shown } => {
-                let shown = filled(shown, &event, event2.as_ref())?;
-                let shown = String::from_utf8_lossy(&shown).into_owned();
-                log.call::<()>(("Normal", format!("Event {etype} spawns shell \"{shown}\"")))?;
+                let mut line = String::new();
+                for piece in shown {
+                    match piece {
+                        Piece::Text(text) => line.push_str(&String::from_utf8_lossy(text)),
+                        Piece::Variable(variable) => {
+                            let value = value(*variable, &event, event2.as_ref())?;
+                            line.push_str(&Escaped(&value.as_bytes()).to_string());
+                        }
+                    }
+                }
+                log.call::<()>(("Normal", format!("Event {etype} spawns shell \"{line}\"")))?;
                 for word in [&b"/bin/sh"[..], b"-c", code, b"/bin/sh"] {
                     call.push(text(word)?);
                 }
