@@ -4,18 +4,23 @@
 //! first, which sets the watches; then the sync's startup may run. What a directory holds when it
 //! appears is told as created, after all that was heard before the walk: no event may tell of it.
 //!
+//! A new file is told of when it is closed, not when it is opened, where the kernel's word for a
+//! change is a close ([`held`]).
+//!
 //! What is only *unsure* (there was no watch, the file system is polled) is walked and compared with
 //! what was seen of it before; what was never seen is told as created, which a script has to bear
 //! anyway.
 
-use std::collections::BTreeMap;
+mod held;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::{Entry, Kind, Time};
 use lsync_protocol::path::{Escaped, RelPath};
@@ -26,6 +31,7 @@ use crate::carrier::action::Happening;
 use crate::carrier::action::Standing;
 use crate::source::{Found, Source};
 use crate::watch::WatchEvent;
+use held::Held;
 
 /// How often it is looked whether a root that went is there again.
 const ROOT_LOOK: Duration = Duration::from_secs(2);
@@ -91,6 +97,10 @@ struct Feed {
     log: Arc<dyn ActionLog>,
     /// What was seen of subtrees that were unsure.
     seen: BTreeMap<RelPath, Seen>,
+    /// The watch tells when a file is closed.
+    closes: bool,
+    /// New files that may still be written.
+    held: Held,
 }
 
 /// What one walk met.
@@ -113,14 +123,25 @@ pub async fn feed(
     let mut events = source.subscribe();
     let mut overview = actions.overview();
     let Some(mut walks) = actions.walks(sync) else { return };
-    let mut feed = Feed { source, actions, sync, mode, log, seen: BTreeMap::new() };
+    let mut feed = Feed {
+        source,
+        actions,
+        sync,
+        mode,
+        log,
+        seen: BTreeMap::new(),
+        closes: false,
+        held: Held::default(),
+    };
     feed.begin().await;
     loop {
         overview.mark_unchanged();
         if !feed.wanted() {
             return;
         }
+        let next = feed.held.next();
         tokio::select! {
+            () = until(next) => feed.release(),
             changed = overview.changed() => {
                 if changed.is_err() {
                     return;
@@ -131,7 +152,7 @@ pub async fn feed(
                 None => return,
             },
             Some(dir) = walks.recv() => {
-                let contents = feed.contents(vec![dir]).await;
+                let contents = feed.contents(vec![dir], &BTreeSet::new()).await;
                 feed.actions.events(sync, contents);
             }
         }
@@ -152,13 +173,31 @@ impl Feed {
             }
             // What is not watched will be unsure: it can only be compared with what it was.
             self.seen.clear();
-            let status = self.source.watch_status();
-            if status.is_some_and(|status| status.polled > 0 || status.backend == "poll") {
+            let status = self.source.watch_status().unwrap_or_default();
+            if status.polled > 0 || status.backend == "poll" {
                 self.seen.extend(met.names);
             }
+            // Others may not tell of a close.
+            self.closes = status.backend == "inotify";
             break;
         }
+        // The startup sees them.
+        self.held = Held::default();
         self.actions.events(self.sync, vec![Happening::Reset]);
+    }
+
+    /// Files that were waited for long enough are told of.
+    fn release(&mut self) {
+        let due = self.held.due(Instant::now());
+        let told = due.into_iter().map(|path| Happening::Create { path, dir: false }).collect();
+        self.actions.events(self.sync, told);
+    }
+
+    /// May somebody be writing this new file, and will we hear of the end of that?
+    fn may_be_open(&self, path: &RelPath) -> bool {
+        self.mode == WriteMode::CloseWrite
+            && self.closes
+            && self.metadata(path).is_some_and(|meta| meta.is_file() && meta.nlink() == 1)
     }
 
     /// The source is not there: nothing is concluded from that.
@@ -197,6 +236,7 @@ impl Feed {
     /// What the watch delivered at once.
     async fn batch(&mut self, batch: &[WatchEvent]) {
         let (mut happened, mut dirs, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
+        let now = Instant::now();
         for event in batch {
             match event {
                 WatchEvent::Overflow => {
@@ -208,39 +248,64 @@ impl Feed {
                     return self.begin().await;
                 }
                 WatchEvent::Unsure(path) => unsure.push(path.clone()),
-                WatchEvent::Appeared { path, dir } => {
-                    happened.push(Happening::Create { path: path.clone(), dir: *dir });
-                    if *dir {
-                        dirs.push(path.clone());
+                WatchEvent::Appeared { path, dir: true } => {
+                    happened.push(Happening::Create { path: path.clone(), dir: true });
+                    dirs.push(path.clone());
+                }
+                WatchEvent::Appeared { path, dir: false } => {
+                    if self.may_be_open(path) {
+                        self.held.hold(path.clone(), now);
+                    } else {
+                        happened.push(Happening::Create { path: path.clone(), dir: false });
                     }
                 }
-                WatchEvent::Written(path) if self.mode.writes() => {
-                    happened.push(Happening::Modify { path: path.clone() });
+                WatchEvent::Written(path) => {
+                    self.held.written(path);
+                    if self.mode.writes() || !self.closes {
+                        happened.push(Happening::Modify { path: path.clone() });
+                    }
                 }
-                WatchEvent::Closed(path) if self.mode.closes() => {
-                    happened.push(Happening::Modify { path: path.clone() });
+                WatchEvent::Closed(path) => {
+                    if self.held.take(path) {
+                        happened.push(Happening::Create { path: path.clone(), dir: false });
+                    } else if self.mode.closes() {
+                        happened.push(Happening::Modify { path: path.clone() });
+                    }
                 }
-                WatchEvent::Written(_) | WatchEvent::Closed(_) => {}
                 WatchEvent::Attributes(path) => {
                     // What is not there any more will be told of as gone.
-                    if let Some(dir) = self.is_dir(path) {
+                    let told = !self.held.has(path);
+                    if let Some(dir) = self.is_dir(path).filter(|_| told) {
                         happened.push(Happening::Attrib { path: path.clone(), dir });
                     }
                 }
                 WatchEvent::Gone { path, dir } => {
+                    self.held.gone(path);
                     happened.push(Happening::Delete { path: path.clone(), dir: *dir });
                 }
                 WatchEvent::Renamed { from, to, dir } => {
-                    let (from, to) = (from.clone(), to.clone());
-                    happened.push(Happening::Move { from, to, dir: *dir });
+                    // Of a file that nobody was told of its new name is all there is to tell. What
+                    // stood there before is no more, and what is held takes its place.
+                    let untold = self.held.moved(from, to);
+                    if !untold {
+                        let (from, to) = (from.clone(), to.clone());
+                        happened.push(Happening::Move { from, to, dir: *dir });
+                    }
                 }
             }
         }
+        let told: BTreeSet<RelPath> = happened
+            .iter()
+            .filter_map(|happening| match happening {
+                Happening::Create { path, .. } => Some(path.clone()),
+                _ => None,
+            })
+            .collect();
         if !happened.is_empty() {
             self.actions.events(self.sync, happened);
         }
         if !dirs.is_empty() {
-            let contents = self.contents(dirs).await;
+            let contents = self.contents(dirs, &told).await;
             self.actions.events(self.sync, contents);
         }
         if !unsure.is_empty() {
@@ -271,12 +336,23 @@ impl Feed {
         })
     }
 
-    /// All that is in directories which came up.
-    async fn contents(&mut self, dirs: Vec<RelPath>) -> Vec<Happening> {
+    /// All that is in directories which came up and was not told of yet.
+    async fn contents(&mut self, dirs: Vec<RelPath>, told: &BTreeSet<RelPath>) -> Vec<Happening> {
         let met = self.walk(outermost(dirs)).await;
-        let create =
-            |(path, seen): (RelPath, Seen)| Happening::Create { path, dir: seen.kind == Kind::Dir };
-        met.names.into_iter().map(create).collect()
+        let mut contents = Vec::new();
+        let now = Instant::now();
+        for (path, seen) in met.names {
+            let dir = seen.kind == Kind::Dir;
+            if told.contains(&path) || self.held.has(&path) {
+                continue;
+            }
+            if !dir && self.may_be_open(&path) {
+                self.held.hold(path, now);
+            } else {
+                contents.push(Happening::Create { path, dir });
+            }
+        }
+        contents
     }
 
     /// What became other in subtrees that nothing is heard of.
@@ -370,6 +446,14 @@ impl Feed {
         // Parents first, whichever thread met them.
         met.names.sort_by(|(a, _), (b, _)| a.cmp(b));
         met
+    }
+}
+
+/// At a time, if there is one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -873,6 +874,106 @@ fn a_full_event_waits_for_all_and_goes_to_its_function() {
     rig.actions.full(1);
     rig.until("both are done", || rig.read("log") == "made\nfull \n");
     rig.until_says("Full: Full  true");
+}
+
+#[test]
+fn a_file_is_told_of_once_and_when_it_is_complete() {
+    let rig = Rig::new(
+        r#"
+        local function show(event) log("Told", event.etype, " ", event.path) end
+        sync { onCreate = show, onModify = show, onAttrib = show, onDelete = show, onMove = show }
+    "#,
+    )
+    .running();
+    let told = || -> Vec<String> {
+        rig.lines.all().into_iter().filter_map(|l| Some(l.strip_prefix("Told: ")?.into())).collect()
+    };
+    let mut file = fs::File::create(rig.path("s/slow")).unwrap();
+    file.write_all(b"half of it").unwrap();
+    rig.write("s/quick", "all of it");
+    rig.until("the quick one is told of", || told() == ["Create quick"]);
+    // In a directory that was not watched when the file was opened.
+    fs::create_dir(rig.path("s/d")).unwrap();
+    rig.write("s/d/f", "x");
+    rig.until("they are told of", || told().len() == 3);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(told(), ["Create quick", "Create d/", "Create d/f"], "the slow one is not complete");
+    fs::rename(rig.path("s/slow"), rig.path("s/late")).unwrap();
+    file.write_all(b", and the rest").unwrap();
+    drop(file);
+    rig.until("it is told of", || told().len() == 4);
+    assert_eq!(told()[3], "Create late");
+    // What is never closed is told of, too.
+    fs::write(rig.path("out"), "moved in").unwrap();
+    fs::rename(rig.path("out"), rig.path("s/in")).unwrap();
+    fs::hard_link(rig.path("s/in"), rig.path("s/link")).unwrap();
+    std::os::unix::fs::symlink("nowhere", rig.path("s/symlink")).unwrap();
+    rig.until("all are told of", || {
+        ["Create in", "Create link", "Create symlink"]
+            .iter()
+            .all(|line| told().iter().any(|told| told == line))
+    });
+}
+
+#[test]
+fn every_function_of_an_inlet_and_of_a_list() {
+    let rig = Rig::new(
+        r#"
+        sync {
+            target = DIR .. "/t/", delay = 0.3, mark = 5, checkgauge = false, exclude = { "no" },
+            action = function(inlet)
+                local event, event2 = inlet.getEvent()
+                if event.etype == "Full" then error("full events have their own function") end
+                assert(event2 == nil and event == inlet.getEvent(), "always the same object")
+                assert(event.inlet == inlet and inlet.getConfig().mark == 5)
+                local own = inlet.getSync()
+                assert(own.config == event.config and own.source == DIR .. "/s/", own.source)
+                assert(next(inlet.getSubstitutionData()) == nil)
+                assert(inlet.hasFilters() and #inlet.getFilters() == 1)
+                inlet.appendFilter("+", "/keep")
+                inlet.addExclude("more")
+                assert(table.concat(inlet.getExcludes(), ",") == "no,more")
+                local filters = inlet.getFilters()
+                assert(filters[2].rule == "+" and filters[2].pattern == "/keep")
+                inlet.rmExclude("more")
+                assert(#inlet.getExcludes() == 1)
+
+                local list = inlet.getEvents(function(event) return event.name ~= "b" end)
+                assert(list.isList and list.config == event.config and list.size() == 2)
+                assert(table.concat(list.getPaths(), ",") == "/a,/c")
+                assert(list.getList()[1].path == "a" and list.getList()[2].path == "c")
+                local both = list.getPaths(function(etype, path) return etype, path end)
+                assert(table.concat(both, ",") == "Create,/a,Create,/c")
+                assert(not pcall(function() return list.nothing end))
+                local until_b = inlet.getEvents(function(event)
+                    return event.name == "b" and "break" or true
+                end)
+                assert(table.concat(until_b.getPaths(), ",") == "/a")
+                assert(inlet.getEvents(function() return false end).size() == 0)
+                spawn(inlet.getEvents(function() return false end), "false")
+
+                local blanket = inlet.createBlanketEvent()
+                assert(blanket.etype == "Blanket" and blanket.status == "block")
+                local full = inlet.createFullEvent("/a")
+                assert(full.etype == "Full" and full.path == "a/" and full.status == "block")
+                for _, event in ipairs(inlet.getEvents().getList()) do
+                    if event.etype == "Create" then inlet.discardEvent(event) end
+                end
+                inlet.discardEvent(blanket)
+                log("Normal", "all is well")
+            end,
+            full = function(event) log("Normal", "a full event: ", event.path) end,
+        }
+    "#,
+    )
+    .running();
+    for name in ["a", "b", "no", "c"] {
+        rig.write(&format!("s/{name}"), "");
+    }
+    rig.until_says("Normal: all is well");
+    rig.until_says("a full event: a/");
+    rig.until_idle();
+    assert_eq!(rig.lines.count("Error"), 0, "{:?}", rig.lines.all());
 }
 
 #[test]
