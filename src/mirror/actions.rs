@@ -173,11 +173,11 @@ impl Feed {
             }
             // What is not watched will be unsure: it can only be compared with what it was.
             self.seen.clear();
-            let status = self.source.watch_status().unwrap_or_default();
-            if status.polled > 0 || status.backend == "poll" {
+            if self.polls() {
                 self.seen.extend(met.names);
             }
             // Others may not tell of a close.
+            let status = self.source.watch_status().unwrap_or_default();
             self.closes = status.backend == "inotify";
             break;
         }
@@ -249,10 +249,12 @@ impl Feed {
                 }
                 WatchEvent::Unsure(path) => unsure.push(path.clone()),
                 WatchEvent::Appeared { path, dir: true } => {
+                    self.forget(path, true);
                     happened.push(Happening::Create { path: path.clone(), dir: true });
                     dirs.push(path.clone());
                 }
                 WatchEvent::Appeared { path, dir: false } => {
+                    self.forget(path, true);
                     if self.may_be_open(path) {
                         self.held.hold(path.clone(), now);
                     } else {
@@ -260,6 +262,7 @@ impl Feed {
                     }
                 }
                 WatchEvent::Written(path) => {
+                    self.forget(path, false);
                     self.held.written(path);
                     if self.mode.writes() || !self.closes {
                         happened.push(Happening::Modify { path: path.clone() });
@@ -273,6 +276,7 @@ impl Feed {
                     }
                 }
                 WatchEvent::Attributes(path) => {
+                    self.forget(path, false);
                     // What is not there any more will be told of as gone.
                     let told = !self.held.has(path);
                     if let Some(dir) = self.is_dir(path).filter(|_| told) {
@@ -281,16 +285,20 @@ impl Feed {
                 }
                 WatchEvent::Gone { path, dir } => {
                     self.held.gone(path);
+                    self.forget(path, true);
                     happened.push(Happening::Delete { path: path.clone(), dir: *dir });
                 }
                 WatchEvent::Renamed { from, to, dir } => {
-                    // Of a file that nobody was told of its new name is all there is to tell. What
-                    // stood there before is no more, and what is held takes its place.
-                    let untold = self.held.moved(from, to);
-                    if !untold {
-                        let (from, to) = (from.clone(), to.clone());
-                        happened.push(Happening::Move { from, to, dir: *dir });
-                    }
+                    self.forget(from, true);
+                    self.forget(to, true);
+                    // Of a file that nobody was told of the new name is told of when it is time.
+                    // What stood at the old name before it did is no more.
+                    let (from, to) = (from.clone(), to.clone());
+                    happened.push(if self.held.moved(&from, &to) {
+                        Happening::Delete { path: from, dir: *dir }
+                    } else {
+                        Happening::Move { from, to, dir: *dir }
+                    });
                 }
             }
         }
@@ -323,11 +331,14 @@ impl Feed {
         Some(self.metadata(path)?.is_dir())
     }
 
-    /// What stands at a name, unless it is a directory.
+    /// What stands at a name.
     fn look(&self, path: &RelPath) -> Option<Seen> {
-        let meta = self.metadata(path).filter(|meta| !meta.is_dir())?;
-        let kind = meta.file_type();
-        let kind = if kind.is_symlink() { Kind::Symlink } else { Kind::File };
+        let meta = self.metadata(path)?;
+        let kind = match meta.file_type() {
+            kind if kind.is_dir() => Kind::Dir,
+            kind if kind.is_symlink() => Kind::Symlink,
+            _ => Kind::File,
+        };
         let mtime = Time { sec: meta.mtime(), nsec: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
         Some(Seen {
             kind,
@@ -336,9 +347,38 @@ impl Feed {
         })
     }
 
+    /// Is there anything that no event tells of?
+    fn polls(&self) -> bool {
+        let status = self.source.watch_status().unwrap_or_default();
+        status.polled > 0 || status.backend == "poll"
+    }
+
+    /// An event tells more of a name than what was seen of it.
+    fn forget(&mut self, path: &RelPath, beneath: bool) {
+        if self.seen.is_empty() {
+            return;
+        }
+        if beneath {
+            drop(self.seen_under(path));
+        } else if self.seen.get(path).is_some_and(|seen| seen.kind != Kind::Dir) {
+            self.seen.remove(path);
+        }
+    }
+
+    /// Takes out what was seen of a name and of all beneath it.
+    fn seen_under(&mut self, path: &RelPath) -> BTreeMap<RelPath, Seen> {
+        let under =
+            self.seen.range(path.clone()..).take_while(|(name, _)| name.is_at_or_under(path));
+        let under: Vec<RelPath> = under.map(|(name, _)| name.clone()).collect();
+        under.into_iter().filter_map(|name| self.seen.remove_entry(&name)).collect()
+    }
+
     /// All that is in directories which came up and was not told of yet.
     async fn contents(&mut self, dirs: Vec<RelPath>, told: &BTreeSet<RelPath>) -> Vec<Happening> {
         let met = self.walk(outermost(dirs)).await;
+        if self.polls() {
+            self.seen.extend(met.names.iter().cloned());
+        }
         let mut contents = Vec::new();
         let now = Instant::now();
         for (path, seen) in met.names {
@@ -363,41 +403,31 @@ impl Feed {
         if met.root_gone {
             return Vec::new();
         }
-        // A directory that is unsure stands where it stood; of a file that is all there is.
-        met.names.extend(paths.iter().filter_map(|path| Some((path.clone(), self.look(path)?))));
-        let mut happened = Vec::new();
-        let mut before: BTreeMap<RelPath, Seen> = BTreeMap::new();
+        let mut before = BTreeMap::new();
         for path in &paths {
-            let under: Vec<RelPath> = self
-                .seen
-                .range(path.clone()..)
-                .take_while(|(name, _)| name.is_at_or_under(path))
-                .map(|(name, _)| name.clone())
-                .collect();
-            before.extend(under.into_iter().filter_map(|name| self.seen.remove_entry(&name)));
+            before.append(&mut self.seen_under(path));
         }
-        for (path, seen) in met.names {
-            let dir = seen.kind == Kind::Dir;
-            match before.remove(&path) {
-                Some(old) if old == seen => {}
-                Some(old) if old.kind != seen.kind => {
-                    let was = old.kind == Kind::Dir;
-                    happened.push(Happening::Delete { path: path.clone(), dir: was });
-                    happened.push(Happening::Create { path: path.clone(), dir });
+        let mut happened = Vec::new();
+        for path in paths.iter().filter(|path| !path.is_root()) {
+            let unknown = !before.contains_key(path);
+            match self.look(path) {
+                Some(seen) => {
+                    // Nobody knows what was in it: it is made anew, unless something in it cannot
+                    // be read.
+                    if unknown && seen.kind == Kind::Dir && met.troubles.is_empty() {
+                        happened.push(Happening::Delete { path: path.clone(), dir: true });
+                    }
+                    met.names.push((path.clone(), seen));
                 }
-                // A directory's time and size say that names in it changed, which is told anyway.
-                Some(old) if !dir && old.content != seen.content => {
-                    happened.push(Happening::Modify { path: path.clone() });
+                None if unknown => {
+                    happened.push(Happening::Delete { path: path.clone(), dir: false });
                 }
-                Some(old) if old.attributes != seen.attributes => {
-                    happened.push(Happening::Attrib { path: path.clone(), dir });
-                }
-                Some(_) => {}
-                None if !dir && paths.contains(&path) => {
-                    happened.push(Happening::Modify { path: path.clone() });
-                }
-                None => happened.push(Happening::Create { path: path.clone(), dir }),
+                None => {}
             }
+        }
+        met.names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (path, seen) in met.names {
+            happened.extend(differs(&path, before.remove(&path).as_ref(), &seen));
             self.seen.insert(path, seen);
         }
         // What could not be read is not known to have gone.
@@ -408,6 +438,10 @@ impl Feed {
             }
         } else {
             self.seen.append(&mut before);
+        }
+        // Where events tell of everything else, this would soon be wrong.
+        if !self.polls() {
+            self.seen.clear();
         }
         happened
     }
@@ -446,6 +480,22 @@ impl Feed {
         // Parents first, whichever thread met them.
         met.names.sort_by(|(a, _), (b, _)| a.cmp(b));
         met
+    }
+}
+
+/// What happened to a name of which this was seen before, and this now.
+fn differs(path: &RelPath, before: Option<&Seen>, seen: &Seen) -> Vec<Happening> {
+    let (path, dir) = (path.clone(), seen.kind == Kind::Dir);
+    match before {
+        None => vec![Happening::Create { path, dir }],
+        Some(old) if old.kind != seen.kind => vec![
+            Happening::Delete { path: path.clone(), dir: old.kind == Kind::Dir },
+            Happening::Create { path, dir },
+        ],
+        // A directory's time says that names in it changed, which is told anyway.
+        Some(old) if !dir && old.content != seen.content => vec![Happening::Modify { path }],
+        Some(old) if old.attributes != seen.attributes => vec![Happening::Attrib { path, dir }],
+        Some(_) => Vec::new(),
     }
 }
 
