@@ -152,7 +152,8 @@ pub async fn feed(
                 None => return,
             },
             Some(dir) = walks.recv() => {
-                let contents = feed.contents(vec![dir], &BTreeSet::new()).await;
+                // What moved was complete, or is told of as modified.
+                let contents = feed.contents(vec![dir], &BTreeSet::new(), false).await;
                 feed.actions.events(sync, contents);
             }
         }
@@ -181,15 +182,14 @@ impl Feed {
             self.closes = status.backend == "inotify";
             break;
         }
-        // The startup sees them.
-        self.held = Held::default();
         self.actions.events(self.sync, vec![Happening::Reset]);
     }
 
     /// Files that were waited for long enough are told of.
     fn release(&mut self) {
-        let due = self.held.due(Instant::now());
-        let told = due.into_iter().map(|path| Happening::Create { path, dir: false }).collect();
+        let due = self.held.due(Instant::now()).into_iter();
+        let there = due.filter(|path| self.metadata(path).is_some());
+        let told = there.map(|path| Happening::Create { path, dir: false }).collect();
         self.actions.events(self.sync, told);
     }
 
@@ -236,16 +236,16 @@ impl Feed {
     /// What the watch delivered at once.
     async fn batch(&mut self, batch: &[WatchEvent]) {
         let (mut happened, mut dirs, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
-        let now = Instant::now();
+        let (now, mut anew) = (Instant::now(), false);
         for event in batch {
             match event {
                 WatchEvent::Overflow => {
                     self.log.line("Warn", "events were lost: the startup runs again");
-                    return self.begin().await;
+                    anew = true;
                 }
                 WatchEvent::RootGone => {
                     self.wait_for_root().await;
-                    return self.begin().await;
+                    anew = true;
                 }
                 WatchEvent::Unsure(path) => unsure.push(path.clone()),
                 WatchEvent::Appeared { path, dir: true } => {
@@ -302,23 +302,20 @@ impl Feed {
                 }
             }
         }
-        let told: BTreeSet<RelPath> = happened
-            .iter()
-            .filter_map(|happening| match happening {
-                Happening::Create { path, .. } => Some(path.clone()),
-                _ => None,
-            })
-            .collect();
+        let told = told_of(&happened);
         if !happened.is_empty() {
             self.actions.events(self.sync, happened);
         }
         if !dirs.is_empty() {
-            let contents = self.contents(dirs, &told).await;
+            let contents = self.contents(dirs, &told, true).await;
             self.actions.events(self.sync, contents);
         }
         if !unsure.is_empty() {
             let differs = self.compare(unsure).await;
             self.actions.events(self.sync, differs);
+        }
+        if anew {
+            self.begin().await;
         }
     }
 
@@ -374,7 +371,12 @@ impl Feed {
     }
 
     /// All that is in directories which came up and was not told of yet.
-    async fn contents(&mut self, dirs: Vec<RelPath>, told: &BTreeSet<RelPath>) -> Vec<Happening> {
+    async fn contents(
+        &mut self,
+        dirs: Vec<RelPath>,
+        told: &BTreeSet<RelPath>,
+        hold: bool,
+    ) -> Vec<Happening> {
         let met = self.walk(outermost(dirs)).await;
         if self.polls() {
             self.seen.extend(met.names.iter().cloned());
@@ -386,7 +388,7 @@ impl Feed {
             if told.contains(&path) || self.held.has(&path) {
                 continue;
             }
-            if !dir && self.may_be_open(&path) {
+            if hold && !dir && self.may_be_open(&path) {
                 self.held.hold(path, now);
             } else {
                 contents.push(Happening::Create { path, dir });
@@ -483,6 +485,29 @@ impl Feed {
     }
 }
 
+/// The names that stand where they were told of as created.
+fn told_of(happened: &[Happening]) -> BTreeSet<RelPath> {
+    let mut told: BTreeSet<RelPath> = BTreeSet::new();
+    for happening in happened {
+        let gone: [Option<&RelPath>; 2] = match happening {
+            Happening::Create { path, .. } | Happening::Delete { path, .. } => [Some(path), None],
+            Happening::Move { from, to, .. } => [Some(from), Some(to)],
+            _ => [None, None],
+        };
+        for gone in gone.into_iter().flatten() {
+            let under = told.range(gone.clone()..).take_while(|path| path.is_at_or_under(gone));
+            let under: Vec<RelPath> = under.cloned().collect();
+            for path in under {
+                told.remove(&path);
+            }
+        }
+        if let Happening::Create { path, .. } = happening {
+            told.insert(path.clone());
+        }
+    }
+    told
+}
+
 /// What happened to a name of which this was seen before, and this now.
 fn differs(path: &RelPath, before: Option<&Seen>, seen: &Seen) -> Vec<Happening> {
     let (path, dir) = (path.clone(), seen.kind == Kind::Dir);
@@ -530,6 +555,23 @@ mod tests {
         let both = WriteMode::of("CloseWrite or Modify").unwrap();
         assert!(both.closes() && both.writes());
         assert_eq!(WriteMode::of("CloseWrite after Modify"), None);
+    }
+
+    #[test]
+    fn what_went_again_was_not_told_of() {
+        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+        let create = |p: &str, dir| Happening::Create { path: path(p), dir };
+        let happened = [
+            create("d", true),
+            create("d/x", false),
+            create("e", true),
+            create("e/x", false),
+            Happening::Delete { path: path("d"), dir: true },
+            create("d", true),
+            Happening::Move { from: path("e"), to: path("f"), dir: true },
+            create("g", false),
+        ];
+        assert_eq!(told_of(&happened), BTreeSet::from(["d", "g"].map(path)));
     }
 
     #[test]
