@@ -5,7 +5,7 @@
 //! appears is told as created, after all that was heard before the walk: no event may tell of it.
 //!
 //! A new file is told of when it is closed, not when it is opened, where the kernel's word for a
-//! change is a close ([`held`]).
+//! change is a close (`held`).
 //!
 //! What is only *unsure* (there was no watch, the file system is polled) is walked and compared with
 //! what was seen of it before; what was never seen is told as created, which a script has to bear

@@ -1,13 +1,13 @@
 //! Lsyncd 2's queue: what happened in one sync's source and is not yet done, as *delays*.
 //!
 //! A delay waits, is blocked by an older one that must be done first, or is active: a child works
-//! on it. What comes is combined with the newest delay that it touches ([`combine`]). The queue
+//! on it. What comes is combined with the newest delay that it touches (`combine`). The queue
 //! keeps one promise beyond Lsyncd 2's: of two delays that touch each other, the older one is done
 //! before the younger begins, whatever else is between them. Lsyncd 2 remembered one blocker and
 //! forgot the others.
 //!
 //! Pure: no clock, no Lua, no children. Each step costs the depth of the path times the logarithm
-//! of the queue's length, whatever is queued ([`index`]).
+//! of the queue's length, whatever is queued (`index`).
 
 pub mod combine;
 mod index;
