@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::config::{AgentOptions, MirrorConfig, SshOptions, SshTarget};
+use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget};
 use crate::error::{Error, Exit, Result};
 
 mod args;
@@ -19,6 +19,7 @@ mod generate;
 pub mod legacy;
 mod place;
 mod push;
+mod rsync;
 mod rules;
 pub mod two;
 
@@ -89,7 +90,7 @@ pub enum Invocation {
     /// Mirror, in the foreground.
     Push {
         /// One for each target, at least one; names and places are checked.
-        mirrors: Vec<MirrorConfig>,
+        mirrors: Vec<AnyMirror>,
         /// End when the first mirror is complete.
         once: bool,
         /// Only say what would be done.

@@ -239,5 +239,25 @@ impl MirrorConfig {
     }
 }
 
+/// A mirror, by what carries it.
+#[derive(Debug, Clone)]
+pub enum AnyMirror {
+    /// The agent.
+    Agent(Box<MirrorConfig>),
+    /// The system's rsync.
+    Rsync(Box<rsync::RsyncMirror>),
+}
+
+impl AnyMirror {
+    /// What the mirror is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            AnyMirror::Agent(mirror) => &mirror.name,
+            AnyMirror::Rsync(mirror) => &mirror.name,
+        }
+    }
+}
+
 /// How often the whole tree is walked unless somebody says otherwise.
 pub const DEFAULT_RESCAN: Duration = Duration::from_secs(3600);

@@ -1,25 +1,26 @@
 //! Many mirrors in one process: their sources, their signals, their end.
 
+pub mod detach;
+pub mod pidfile;
+pub mod statusfile;
 pub mod two;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{AgentOptions, MirrorConfig, SshOptions, SshTarget, WatchChoice};
+use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, WatchChoice};
 use crate::deploy;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
-use crate::mirror::run::{Running, Starts, all};
+use crate::mirror::rsync::run::{RsyncRunning, run as run_rsync};
+use crate::mirror::run::{Begun, Running, Starts, all, run};
 use crate::source::{Scope, Source};
 use crate::watch::WatchLimits;
-
-pub mod detach;
-pub mod pidfile;
-pub mod statusfile;
 
 /// How mirrors are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +39,7 @@ pub type AgentFacts = Vec<(&'static str, String)>;
 /// # Errors
 /// When no mirror could start for a reason that is the same for all; others are notices.
 pub async fn push(
-    mirrors: Vec<MirrorConfig>,
+    mirrors: Vec<AnyMirror>,
     how: PushOptions,
     metrics: Arc<dyn Metrics>,
 ) -> Result<Exit> {
@@ -50,28 +51,57 @@ pub async fn push(
     let starts = Arc::new(Starts::new(mirrors.len()));
     let mut sources: Vec<(Arc<Source>, [u8; 32])> = Vec::new();
     let mut running = Vec::new();
-    for config in mirrors {
-        let known = sources.iter().find(|(source, _)| source.path() == config.source).cloned();
+    for mirror in mirrors {
+        let (path, scope, choice, rescan) = match &mirror {
+            AnyMirror::Agent(m) => {
+                let filter = Arc::new(m.filter.clone());
+                let (one_file_system, max_size) = (m.one_file_system, m.max_size);
+                (&m.source, Scope { filter, one_file_system, max_size }, m.watch, m.rescan)
+            }
+            AnyMirror::Rsync(m) => {
+                let filter = Arc::new(m.filter.clone());
+                let (one_file_system, max_size) = (m.one_file_system, m.max_size);
+                (&m.source, Scope { filter, one_file_system, max_size }, m.watch, m.rescan)
+            }
+        };
+        let known = sources.iter().find(|(source, _)| source.path() == path).cloned();
         let (source, key) = match known {
             Some(known) => known,
             None => {
-                let new = (Arc::new(open_source(&config, live)?), connect::random()?);
+                let source = open_source(path, scope, live.then_some(choice), rescan)?;
+                let new = (Arc::new(source), connect::random()?);
                 sources.push(new.clone());
                 new
             }
         };
-        running.push(Running {
-            events: live.then(|| source.subscribe()),
-            config: Arc::new(config),
-            source,
-            key,
-            once: how.once,
-            dry_run: how.dry_run,
-            metrics: Arc::clone(&metrics),
-            stop: stopped.clone(),
-            starts: Arc::clone(&starts),
-            asked: None,
-            has_other_way: false,
+        let events = live.then(|| source.subscribe());
+        let (metrics, stop, starts) = (Arc::clone(&metrics), stopped.clone(), Arc::clone(&starts));
+        let PushOptions { once, dry_run } = how;
+        let name: Arc<str> = mirror.name().into();
+        running.push(match mirror {
+            AnyMirror::Agent(config) => {
+                let config = Arc::new(*config);
+                let mirror = Running {
+                    events,
+                    config,
+                    source,
+                    key,
+                    once,
+                    dry_run,
+                    metrics,
+                    stop,
+                    starts,
+                    asked: None,
+                    has_other_way: false,
+                };
+                Begun { name, run: Box::pin(run(mirror)) }
+            }
+            AnyMirror::Rsync(config) => {
+                let config = Arc::new(*config);
+                let mirror =
+                    RsyncRunning { events, config, source, once, dry_run, metrics, stop, starts };
+                Begun { name, run: Box::pin(run_rsync(mirror)) }
+            }
         });
     }
     let several = running.len() > 1;
@@ -109,22 +139,23 @@ fn by_signal(signal: u8) -> Exit {
     if signal == 2 { Exit::Interrupted } else { Exit::Terminated }
 }
 
-fn open_source(config: &MirrorConfig, live: bool) -> Result<Source> {
-    let scope = Scope {
-        filter: Arc::new(config.filter.clone()),
-        one_file_system: config.one_file_system,
-        max_size: config.max_size,
-    };
-    let source = Source::open(&config.source, scope)?;
-    if live {
-        let limits = match (config.watch, config.rescan) {
+/// Opens a source, and watches it if it is said how.
+fn open_source(
+    path: &Path,
+    scope: Scope,
+    watch: Option<WatchChoice>,
+    rescan: Option<Duration>,
+) -> Result<Source> {
+    let source = Source::open(path, scope)?;
+    if let Some(choice) = watch {
+        let limits = match (choice, rescan) {
             // A poll is a rescan by digests: it comes as often as those.
             (WatchChoice::Poll, Some(every)) => {
                 WatchLimits { poll: every, ..WatchLimits::default() }
             }
             _ => WatchLimits::default(),
         };
-        source.watch(config.watch, limits)?;
+        source.watch(choice, limits)?;
     }
     Ok(source)
 }

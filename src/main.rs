@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use lsyncd::cli::{self, AgentVisit, Invocation, Output, World, two};
-use lsyncd::config::MirrorConfig;
+use lsyncd::config::AnyMirror;
 use lsyncd::daemon::{self, PushOptions};
 use lsyncd::error::{Error, Exit, Result};
 use lsyncd::view::{self, LogFormat, Screen, Style, View};
@@ -69,7 +69,7 @@ fn run(screen: &Screen) -> Result<Exit> {
 
 fn push(
     screen: &Screen,
-    mirrors: Vec<MirrorConfig>,
+    mirrors: Vec<AnyMirror>,
     how: PushOptions,
     output: Output,
 ) -> Result<Exit> {

@@ -28,6 +28,8 @@ pub enum Notice {
     Connecting { mirror: Arc<str> },
     /// The agent is being copied to `host`.
     Deploying { mirror: Arc<str>, host: String },
+    /// Something else than the agent brings it over, and why.
+    Carrier { mirror: Arc<str>, text: String },
     /// How far a walk has come.
     Progress { mirror: Arc<str>, progress: Progress },
     /// The first mirror is complete and live changes flow.
@@ -61,6 +63,7 @@ impl Notice {
         match self {
             Notice::Connecting { mirror }
             | Notice::Deploying { mirror, .. }
+            | Notice::Carrier { mirror, .. }
             | Notice::Progress { mirror, .. }
             | Notice::Ready { mirror, .. }
             | Notice::Problem { mirror, .. }

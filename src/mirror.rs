@@ -19,6 +19,7 @@ mod pairing;
 pub mod pending;
 mod problems;
 mod renames;
+pub mod rsync;
 pub mod run;
 mod walk;
 

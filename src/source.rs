@@ -57,6 +57,20 @@ pub enum RootTrouble {
     Replaced,
 }
 
+impl RootTrouble {
+    /// In words, of this source.
+    #[must_use]
+    pub fn of(self, source: Escaped<'_>) -> String {
+        match self {
+            RootTrouble::Gone => format!("the source {source} is gone"),
+            RootTrouble::Unmounted => {
+                format!("the source {source} is not on its file system any more")
+            }
+            RootTrouble::Replaced => format!("the source {source} is another directory now"),
+        }
+    }
+}
+
 /// What a walk delivers.
 #[derive(Debug)]
 pub enum Found {

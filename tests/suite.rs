@@ -19,6 +19,8 @@ mod model;
 mod push;
 #[path = "suite/relay.rs"]
 mod relay;
+#[path = "suite/rsync.rs"]
+mod rsync;
 #[path = "suite/ssh.rs"]
 mod ssh;
 #[path = "suite/tree.rs"]

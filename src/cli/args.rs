@@ -137,6 +137,7 @@ The contents of SOURCE become the contents of TARGET, which is created if it is 
 must exist. Permissions, owners, times, symbolic links and deletions are mirrored; extended
 attributes, ACLs, hard links and devices are not there yet.
 TARGET is DIR, [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR; HOST:. is the login directory.
+rsync carries what goes to [USER@]HOST::MODULE[/DIR] and rsync://[USER@]HOST[:PORT]/MODULE[/DIR].
 
 Exit codes: 0 done, 2 usage, 23 some paths could not be mirrored, 25 stopped by a guard,
 255 could not start or connect."
@@ -386,7 +387,9 @@ pub(super) struct ReachArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) agent_binary: Option<PathBuf>,
 
-    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, help = later!("Run rsync instead of the agent"))]
+    /// Have the system's rsync carry it, or the one at PATH, instead of the agent. HOST::MODULE and
+    /// rsync:// targets are carried so anyhow
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true)]
     pub(super) rsync: Option<Option<OsString>>,
 }
 

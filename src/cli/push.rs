@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use super::args::{AgentArgs, OutputArgs, PushArgs, ReachArgs, Watch, When};
-use super::{AgentVisit, Invocation, Output, World, not_yet, place, rules, shown};
-use crate::config::target::BadTarget;
+use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
+use crate::config::target::{BadTarget, rsync_daemon};
 use crate::config::{
-    AgentOptions, Attributes, Delete, MirrorConfig, SshOptions, SshTarget, Target, WatchChoice,
-    guard, value,
+    AgentOptions, AnyMirror, Attributes, Delete, MirrorConfig, SshOptions, SshTarget, Target,
+    WatchChoice, guard, value,
 };
 use crate::error::{Error, Result};
 
@@ -70,20 +70,33 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         ..MirrorConfig::new("", source, Target::Local("/".into()))
     };
     let mut mirrors = Vec::new();
+    // What the guards see: rsync's mirrors to directories are as dangerous as ours.
+    let mut guarded: Vec<MirrorConfig> = Vec::new();
     for (at, text) in args.targets.iter().enumerate() {
+        let given_name = names.get(at).map(|name| checked_name(name)).transpose()?;
+        if let Some(daemon) = rsync_daemon(text.as_bytes()) {
+            daemon.map_err(|error| bad_target(text, error))?;
+            let name = given_name.unwrap_or_else(|| shown(text));
+            mirrors.push(AnyMirror::Rsync(Box::new(rsync::to_daemon(args, &base, &name, text)?)));
+            continue;
+        }
         let target = match Target::parse(text.as_bytes()).map_err(|e| bad_target(text, e))? {
             Target::Local(dir) => {
                 Target::Local(place::local_target(&dir, &world.cwd, &base.source)?)
             }
             ssh @ Target::Ssh(_) => ssh,
         };
-        let name = match names.get(at) {
-            Some(name) => checked_name(name)?,
-            None => target.to_string(),
-        };
-        mirrors.push(MirrorConfig { name, target, ..base.clone() });
+        let name = given_name.unwrap_or_else(|| target.to_string());
+        let mirror = MirrorConfig { name, target, ..base.clone() };
+        guarded.push(mirror.clone());
+        mirrors.push(if args.reach.rsync.is_some() {
+            AnyMirror::Rsync(Box::new(rsync::to_directory(args, &mirror, &world.cwd)?))
+        } else {
+            AnyMirror::Agent(Box::new(mirror))
+        });
     }
-    guard::all(&mirrors)?;
+    guard::all(&guarded)?;
+    rsync::guard(&mirrors)?;
     Ok(Invocation::Push {
         mirrors,
         once: run.once || run.dry_run,
@@ -95,7 +108,8 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
 /// What `agent install` and `agent check` are asked to do.
 pub(super) fn agent(install: bool, args: &AgentArgs, world: &World) -> Result<Invocation> {
     if args.reach.rsync.is_some() {
-        return Err(not_yet("--rsync"));
+        return Err(Error::usage("--rsync does not go with lsyncd agent")
+            .hint("lsyncd push --rsync does without an agent"));
     }
     let host = SshTarget::parse_host(args.host.as_bytes()).map_err(|error| {
         let hint = "a host is [USER@]HOST or ssh://[USER@]HOST[:PORT]";
@@ -116,18 +130,35 @@ pub(super) fn agent(install: bool, args: &AgentArgs, world: &World) -> Result<In
 
 /// Options of the contract that are not built yet: an error, never ignored.
 fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
+    // What the agent cannot do yet, rsync can.
+    let agent = !rsync::carries_all(args);
     let table = [
         (args.run.verify_every.is_some(), "--verify-every", ""),
         (args.run.trash.is_some(), "--trash", "--delete no keeps what the source no longer has"),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
         (args.rules.cvs_exclude, "--cvs-exclude", "use --exclude-from FILE"),
         (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
-        (args.attributes.chown.is_some(), "--chown", "--no-owner --no-group leave both alone"),
-        (args.attributes.usermap.is_some(), "--usermap", "--no-owner leaves owners alone"),
-        (args.attributes.groupmap.is_some(), "--groupmap", "--no-group leaves groups alone"),
-        (args.attributes.chmod.is_some(), "--chmod", "--no-perms leaves permissions alone"),
-        (args.transfer.checksum, "--checksum", "live changes are never judged by size and time"),
-        (args.reach.rsync.is_some(), "--rsync", "the agent needs no rsync on either side"),
+        (
+            agent && args.attributes.chown.is_some(),
+            "--chown",
+            "--no-owner --no-group leave both alone",
+        ),
+        (agent && args.attributes.usermap.is_some(), "--usermap", "--no-owner leaves owners alone"),
+        (
+            agent && args.attributes.groupmap.is_some(),
+            "--groupmap",
+            "--no-group leaves groups alone",
+        ),
+        (
+            agent && args.attributes.chmod.is_some(),
+            "--chmod",
+            "--no-perms leaves permissions alone",
+        ),
+        (
+            agent && args.transfer.checksum,
+            "--checksum",
+            "live changes are never judged by size and time",
+        ),
         (args.daemon.control.is_some(), "--control", ""),
         (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),
     ];

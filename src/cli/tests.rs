@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Compress, Delete, MaxDelete, Target, WatchChoice};
+use crate::config::{Compress, Delete, MaxDelete, MirrorConfig, Target, WatchChoice};
 
 struct Place {
     root: tempfile::TempDir,
@@ -40,7 +40,7 @@ impl Place {
     fn push(&self, line: &[&str]) -> Vec<MirrorConfig> {
         let line: Vec<&str> = [&["push"][..], line, &["src", "h:d"][..]].concat();
         match self.read(&line) {
-            Ok(Invocation::Push { mirrors, .. }) => mirrors,
+            Ok(Invocation::Push { mirrors, .. }) => mirrors.into_iter().map(agent).collect(),
             other => panic!("{line:?}: {other:?}"),
         }
     }
@@ -60,6 +60,14 @@ impl Place {
         let (text, hint, exit) = self.error(&line);
         assert_eq!(exit, Exit::Usage, "{line:?} {text}");
         (text, hint)
+    }
+}
+
+/// A mirror that the agent carries.
+fn agent(mirror: AnyMirror) -> MirrorConfig {
+    match mirror {
+        AnyMirror::Agent(mirror) => *mirror,
+        AnyMirror::Rsync(mirror) => panic!("carried by rsync: {mirror:?}"),
     }
 }
 
@@ -215,9 +223,10 @@ fn several_targets_are_several_mirrors() {
     ]) else {
         panic!();
     };
-    let names: Vec<&str> = mirrors.iter().map(|m| m.name.as_str()).collect();
+    let names: Vec<&str> = mirrors.iter().map(AnyMirror::name).collect();
     assert_eq!(names, ["one", "two", "three"]);
-    assert_eq!(mirrors[1].target, Target::Local(place.world.cwd.join("copy")));
+    let copy = agent(mirrors[1].clone());
+    assert_eq!(copy.target, Target::Local(place.world.cwd.join("copy")));
     let (text, hint, _) = place.error(&["push", "src", "h:a", "h:b", "--name", "x"]);
     assert_eq!(text, "--name is given once, with 2 targets");
     assert_eq!(hint, "give --name once for each TARGET, in their order");
@@ -240,8 +249,6 @@ fn what_is_not_there_yet_says_so() {
         (&["--chmod=a+r"], "--chmod"),
         (&["-L"], "--copy-links"),
         (&["--trash", "x"], "--trash"),
-        (&["--rsync"], "--rsync"),
-        (&["--rsync=/usr/bin/rsync"], "--rsync"),
         (&["--control", "x"], "--control"),
         (&["--metrics", "x"], "--metrics"),
         (&["--watch", "fanotify"], "--watch fanotify"),
@@ -356,8 +363,8 @@ fn places_that_make_no_sense_are_refused() {
             Exit::Usage,
         ),
         (
-            &["push", "src", "h::m"],
-            "bad target 'h::m': targets of an rsync daemon are not there yet",
+            &["push", "src", "h::"],
+            "bad target 'h::': the module behind the host is missing",
             Exit::Usage,
         ),
         (&["push", "none", "h:d"], "cannot mirror none: no such file or directory", Exit::Failed),
@@ -396,6 +403,109 @@ fn places_that_make_no_sense_are_refused() {
     ] {
         let (text, _, exit) = place.error(&["push", "src", target]);
         assert_eq!((text, exit), (expected, Exit::Stopped));
+    }
+}
+
+#[test]
+fn rsync_is_called_with_what_is_asked_for() {
+    let place = place();
+    let rsync = |line: &[&str]| {
+        let line: Vec<&str> = [&["push"][..], line].concat();
+        match place.read(&line) {
+            Ok(Invocation::Push { mut mirrors, .. }) => match mirrors.remove(0) {
+                AnyMirror::Rsync(mirror) => mirror,
+                AnyMirror::Agent(_) => panic!("{line:?}: carried by the agent"),
+            },
+            other => panic!("{line:?}: {other:?}"),
+        }
+    };
+    let words = |line: &[&str]| {
+        let mirror = rsync(line);
+        let words: Vec<_> = mirror.options.full_words();
+        let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        (words.join(" "), mirror.target.into_string().unwrap())
+    };
+    let copy = place.world.cwd.join("copy/").display().to_string();
+    let table: &[(&[&str], &str, &str)] = &[
+        (&["--rsync", "src", "copy"], "-lgHopts -D", &copy),
+        (&["src", "h::m/d"], "-lgHopts -D", "h::m/d/"),
+        (&["src", "rsync://me@h:873/m"], "-lgHopts -D", "rsync://me@h:873/m/"),
+        (&["--rsync", "src", "me@h:~/d"], "-lgHopts -D", "me@h:d/"),
+        (
+            &["--rsync", "-p", "22", "-i", "key", "src", "h:d"],
+            "-lgHopts -D --rsh=ssh -i CWD/key -p 22",
+            "h:d/",
+        ),
+        (
+            &["--rsync", "--ssh-command", "ssh -4", "src", "ssh://h:2222/d"],
+            "-lgHopts -D --rsh=ssh -4 -p 2222",
+            "h:/d/",
+        ),
+        (
+            &["--rsync", "--ssh-config", "conf", "src", "h:d"],
+            "-lgHopts -D --rsh=ssh -F CWD/conf",
+            "h:d/",
+        ),
+        (
+            &[
+                "--rsync",
+                "--no-perms",
+                "--no-owner",
+                "--no-group",
+                "--no-times",
+                "--no-hard-links",
+                "--no-devices",
+                "-x",
+                "--checksum",
+                "--compress=3",
+                "src",
+                "h:d",
+            ],
+            "-lczxs --compress-level=3",
+            "h:d/",
+        ),
+        (
+            &[
+                "--rsync",
+                "--numeric-ids",
+                "--size-only",
+                "--fsync",
+                "--mkpath",
+                "--inplace",
+                "--max-size=1K",
+                "--bwlimit=1M",
+                "--chmod=a+r",
+                "--chown=a:b",
+                "--delete-excluded",
+                "src",
+                "h:d",
+            ],
+            "-lgHopts -D --numeric-ids --size-only --fsync --mkpath --max-size=1024 --bwlimit=1024 \
+             --chmod=a+r --chown=a:b --inplace --delete-excluded",
+            "h:d/",
+        ),
+    ];
+    let cwd = place.world.cwd.display().to_string();
+    for (line, expected, target) in table {
+        let (said, to) = words(line);
+        assert_eq!((said.replace(&cwd, "CWD").as_str(), to.as_str()), (*expected, *target));
+    }
+    let mirror = rsync(&["--rsync=bin/rsync", "--exclude=*.o", "--include=/x", "src", "h:d"]);
+    assert_eq!(mirror.options.program(), place.world.cwd.join("bin/rsync").as_os_str());
+    assert!(!mirror.options.is_wrapper() && mirror.options.takes_lists());
+    assert_eq!(mirror.filters, [b"- *.o".to_vec(), b"+ /x".to_vec()]);
+    assert!(mirror.why.is_none() && rsync(&["src", "h::m"]).why.is_some());
+    for (line, text) in [
+        (&["--rsync", "--agent-path=x", "src", "h:d"][..], "--agent-path does not go with --rsync"),
+        (&["-p", "22", "src", "h::m"], "--port does not go with h::m"),
+        (&["src", "h::m", "h::m"], "the target h::m/ is named twice"),
+        (&["--rsync=", "src", "h:d"], "--rsync names no program"),
+        (&["--rsync", "src", "/"], "refusing to mirror to /"),
+        (&["--rsync", "src", "h:/"], "refusing to mirror to h:/"),
+        (&["--rsync", "src", "src/x"], "refusing to mirror"),
+    ] {
+        let (said, hint, _) = place.error(&[&["push"][..], line].concat());
+        assert!(said.starts_with(text) && (text.ends_with("twice") || !hint.is_empty()), "{said}");
     }
 }
 

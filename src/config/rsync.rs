@@ -68,6 +68,8 @@ pub struct RsyncMirror {
     pub max_size: Option<u64>,
     /// How often everything is compared; `None`: never.
     pub rescan: Option<Duration>,
+    /// Why rsync carries it, where nobody asked for that: said once, as a line.
+    pub why: Option<String>,
     /// Which watcher is used.
     pub watch: WatchChoice,
 }
@@ -98,6 +100,7 @@ impl RsyncMirror {
             one_file_system: false,
             max_size: None,
             rescan: Some(super::DEFAULT_RESCAN),
+            why: None,
             watch: WatchChoice::default(),
         }
     }

@@ -46,9 +46,12 @@ pub enum BadTarget {
     /// A password has no place in a command line.
     #[error("it holds a password")]
     Password,
-    /// `rsync://` and `HOST::MODULE`.
-    #[error("targets of an rsync daemon are not there yet")]
-    RsyncNotYet,
+    /// `rsync://` and `HOST::MODULE`, where only a directory or a host will do.
+    #[error("only rsync reaches an rsync daemon")]
+    Daemon,
+    /// `HOST::` and `rsync://HOST/`.
+    #[error("the module behind the host is missing")]
+    NoModule,
     /// Another scheme.
     #[error("only ssh:// is understood")]
     Scheme,
@@ -64,7 +67,8 @@ impl BadTarget {
                 "ssh://HOST/DIR is absolute, ssh://HOST/~/DIR begins at the home directory"
             }
             BadTarget::Password => "use a key and ssh-agent, or -i FILE",
-            BadTarget::RsyncNotYet => "use HOST:DIR, which needs no rsync on either side",
+            BadTarget::Daemon => "lsyncd push takes such a target",
+            BadTarget::NoModule => "rsync HOST:: lists the modules of a host",
             BadTarget::Percent => "write % itself as %25",
             _ => "a target is DIR, [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR",
         }
@@ -86,7 +90,7 @@ impl Target {
         if let Some((scheme, rest)) = scheme(text) {
             return match scheme.to_ascii_lowercase().as_slice() {
                 b"ssh" => url(rest).map(Target::Ssh),
-                b"rsync" => Err(BadTarget::RsyncNotYet),
+                b"rsync" => Err(BadTarget::Daemon),
                 _ => Err(BadTarget::Scheme),
             };
         }
@@ -95,7 +99,7 @@ impl Target {
             return Ok(Target::Local(PathBuf::from(std::ffi::OsStr::from_bytes(text))));
         };
         if dir.starts_with(b":") {
-            return Err(BadTarget::RsyncNotYet);
+            return Err(BadTarget::Daemon);
         }
         let (user, host) = user_and_host(login)?;
         if dir.is_empty() {
@@ -105,7 +109,49 @@ impl Target {
     }
 }
 
+/// Reads a target that only an rsync daemon serves: `[USER@]HOST::MODULE[/DIR]` or
+/// `rsync://[USER@]HOST[:PORT]/MODULE[/DIR]`. `None`: it is none.
+#[must_use]
+pub fn rsync_daemon(text: &[u8]) -> Option<Result<(), BadTarget>> {
+    let no_nul = |all: &[u8]| if all.contains(&0) { Err(BadTarget::Nul) } else { Ok(()) };
+    if let Some((scheme, rest)) = scheme(text) {
+        if !scheme.eq_ignore_ascii_case(b"rsync") {
+            return None;
+        }
+        let slash = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+        // What may stand before the module is what may stand before a directory.
+        let login = [&rest[..slash], b"/"].concat();
+        let module = rest.get(slash + 1..).unwrap_or_default();
+        return Some(no_nul(text).and_then(|()| url(&login)).and_then(|_| has_module(module)));
+    }
+    match login_and_dir(text) {
+        Ok(Some((login, dir))) if dir.starts_with(b":") => Some(
+            no_nul(text).and_then(|()| user_and_host(login)).and_then(|_| has_module(&dir[1..])),
+        ),
+        _ => None,
+    }
+}
+
+fn has_module(path: &[u8]) -> Result<(), BadTarget> {
+    let module = path.split(|&b| b == b'/').next().unwrap_or_default();
+    if module.is_empty() { Err(BadTarget::NoModule) } else { Ok(()) }
+}
+
 impl SshTarget {
+    /// As rsync takes it, apart from the port. rsync does not know the home directory by `~` when
+    /// it protects its arguments; paths are relative to it anyhow.
+    #[must_use]
+    pub fn for_rsync(&self) -> Vec<u8> {
+        let login = self.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let dir = match self.dir.as_slice() {
+            b"~" => b".",
+            dir => dir.strip_prefix(b"~/").unwrap_or(dir),
+        };
+        [format!("{login}{host}:").as_bytes(), if dir.is_empty() { b"." } else { dir }].concat()
+    }
+
     /// Reads HOST where only a host is asked for: `[USER@]HOST` or `ssh://[USER@]HOST[:PORT]`.
     /// Its directory is the login directory.
     ///
@@ -375,9 +421,9 @@ mod tests {
             ("ho$st:dir", BadTarget::HostByte('$')),
             ("ho\u{1b}st:dir", BadTarget::HostByte('\u{fffd}')),
             ("[::1:dir", BadTarget::Bracket),
-            ("host::module/dir", BadTarget::RsyncNotYet),
-            ("me@host::module", BadTarget::RsyncNotYet),
-            ("rsync://host/module", BadTarget::RsyncNotYet),
+            ("host::module/dir", BadTarget::Daemon),
+            ("me@host::module", BadTarget::Daemon),
+            ("rsync://host/module", BadTarget::Daemon),
             ("http://host/dir", BadTarget::Scheme),
             ("ssh://host", BadTarget::NoUrlDir),
             ("ssh:///dir", BadTarget::NoHost),
@@ -397,6 +443,39 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(Target::parse(text.as_bytes()), Err(expected), "{text:?}");
             assert!(!expected.hint().is_empty() && !expected.to_string().ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn targets_of_a_daemon_are_known_and_checked() {
+        for (text, expected) in [
+            ("h::m", Some(Ok(()))),
+            ("me@h::m/d", Some(Ok(()))),
+            ("[::1]::m", Some(Ok(()))),
+            ("rsync://h/m", Some(Ok(()))),
+            ("rsync://me@h:8730/m/d e", Some(Ok(()))),
+            ("h::", Some(Err(BadTarget::NoModule))),
+            ("h::/x", Some(Err(BadTarget::NoModule))),
+            ("rsync://h", Some(Err(BadTarget::NoModule))),
+            ("rsync://h/", Some(Err(BadTarget::NoModule))),
+            ("rsync://me:secret@h/m", Some(Err(BadTarget::Password))),
+            ("rsync://h:x/m", Some(Err(BadTarget::Port))),
+            ("-x::m", Some(Err(BadTarget::Hyphen))),
+            ("h:d", None),
+            ("/a::b", None),
+            ("ssh://h/a::b", None),
+            ("h:/a::b", None),
+        ] {
+            assert_eq!(rsync_daemon(text.as_bytes()), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("ssh://me@h:22/srv", "me@h:/srv"),
+            ("[::1]:~/x", "[::1]:x"),
+            ("h:~", "h:."),
+            ("h:d", "h:d"),
+        ] {
+            let Ok(Target::Ssh(target)) = Target::parse(text.as_bytes()) else { panic!("{text}") };
+            assert_eq!(target.for_rsync(), expected.as_bytes());
         }
     }
 

@@ -24,6 +24,7 @@ use crate::filter::Filter;
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
 use crate::mirror::run::{self, Running, Starts};
+use crate::source::Scope;
 
 mod scripts;
 mod status;
@@ -151,7 +152,14 @@ impl Round {
             match carried {
                 Carried::Agent(config) => {
                     let live = !settings.onepass;
-                    let source = Arc::new(open_source(&config, live)?);
+                    let scope = Scope {
+                        filter: Arc::new(config.filter.clone()),
+                        one_file_system: config.one_file_system,
+                        max_size: config.max_size,
+                    };
+                    let watch = live.then_some(config.watch);
+                    let source =
+                        Arc::new(open_source(&config.source, scope, watch, config.rescan)?);
                     let (ask, asked) = mpsc::channel(1);
                     board.syncs.push(Watched {
                         name: name.clone(),

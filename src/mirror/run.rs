@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::connect::{Connected, Greeting, back_off, connect};
 use super::pending::{Asked, Pending};
-use super::{Effect, Event, Mirror, Report, RootTrouble, Rules, Totals, Unasked};
+use super::{Effect, Event, Mirror, Report, Rules, Totals, Unasked};
 use crate::carrier::agent::AgentCarrier;
 use crate::carrier::{Carried, Carrier};
 use crate::collate::Batch;
@@ -71,7 +72,7 @@ impl Starts {
         Starts { state: watch::Sender::new((mirrors, 0)) }
     }
 
-    fn tell(&self, started: bool) {
+    pub(crate) fn tell(&self, started: bool) {
         self.state.send_modify(|(pending, up)| {
             *pending = pending.saturating_sub(1);
             *up += usize::from(started);
@@ -85,7 +86,7 @@ impl Starts {
     }
 
     /// Waits until one mirror has started (true) or none can (false).
-    async fn any(&self) -> bool {
+    pub(crate) async fn any(&self) -> bool {
         let mut state = self.state.subscribe();
         let decided = state.wait_for(|(pending, up)| *up > 0 || *pending == 0).await;
         decided.is_ok_and(|state| state.1 > 0)
@@ -202,7 +203,7 @@ pub async fn run(running: Running) -> Result<Exit> {
 }
 
 /// Not all mirrors of a host walk at the same moment: up to a tenth more or less.
-fn jittered(every: Duration) -> Duration {
+pub(super) fn jittered(every: Duration) -> Duration {
     let [byte] = super::connect::random::<1>().unwrap_or([128]);
     every.mul_f32(0.9 + f32::from(byte) / 1280.0)
 }
@@ -559,15 +560,7 @@ impl Loop {
             Report::Waiting(trouble) => {
                 let path = self.running.source.path();
                 let shown = lsync_protocol::path::Escaped(path.as_os_str().as_encoded_bytes());
-                let reason = match trouble {
-                    RootTrouble::Gone => format!("the source {shown} is gone"),
-                    RootTrouble::Unmounted => {
-                        format!("the source {shown} is not on its file system any more")
-                    }
-                    RootTrouble::Replaced => {
-                        format!("the source {shown} is another directory now")
-                    }
-                };
+                let reason = trouble.of(shown);
                 let hint = (!self.running.once)
                     .then(|| "nothing is deleted; it goes on by itself when it is back".to_owned());
                 self.notice(|mirror| Notice::Halted { mirror, reason, hint });
@@ -657,12 +650,12 @@ pub(super) fn step(op: &Planned) -> Step {
     }
 }
 
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone has told its last.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn until(at: Option<Instant>) {
+pub(super) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
@@ -676,7 +669,9 @@ async fn recv<T>(queue: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
     }
 }
 
-async fn events(events: &mut Option<Events>) -> Option<Arc<Vec<crate::watch::WatchEvent>>> {
+pub(super) async fn events(
+    events: &mut Option<Events>,
+) -> Option<Arc<Vec<crate::watch::WatchEvent>>> {
     match events {
         Some(events) => events.next().await,
         None => std::future::pending().await,
@@ -719,13 +714,20 @@ async fn joined<T>(task: Option<&mut JoinHandle<Result<T>>>) -> Result<T> {
     }
 }
 
+/// A mirror that runs, whatever carries it.
+pub struct Begun {
+    /// What it is called.
+    pub name: Arc<str>,
+    /// Its run, to its end.
+    pub run: Pin<Box<dyn Future<Output = Result<Exit>> + Send>>,
+}
+
 /// Runs mirrors until all have ended; the highest exit code, and the names and errors of those
 /// that could not start.
-pub async fn all(mirrors: Vec<Running>) -> (Exit, Vec<(Arc<str>, Error)>) {
+pub async fn all(mirrors: Vec<Begun>) -> (Exit, Vec<(Arc<str>, Error)>) {
     let mut running = JoinSet::new();
-    for mirror in mirrors {
-        let name: Arc<str> = mirror.config.name.as_str().into();
-        running.spawn(async move { run(mirror).await.map_err(|error| (name, error)) });
+    for Begun { name, run } in mirrors {
+        running.spawn(async move { run.await.map_err(|error| (name, error)) });
     }
     let (mut exit, mut errors) = (Exit::Done, Vec::new());
     while let Some(ended) = running.join_next().await {

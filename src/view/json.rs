@@ -46,6 +46,7 @@ impl Objects {
         }
         let (event, rest) = match notice {
             Notice::Connecting { .. } => ("connecting", json!({})),
+            Notice::Carrier { text, .. } => ("carrier", json!({ "text": text })),
             Notice::Deploying { host, .. } => ("deploying", json!({ "host": host })),
             Notice::Progress { mirror, progress } => {
                 let last = self.progress.get(mirror);

@@ -65,6 +65,7 @@ impl Words {
             Notice::Deploying { host, .. } if loud => {
                 line(format!("copying the agent to {}", safe(host)))
             }
+            Notice::Carrier { text, .. } if loud => line(safe(text)),
             Notice::Progress { progress, .. } if loud && !style.progress => {
                 match said.progress_text(progress, now) {
                     Some(text) => line(text),
@@ -130,6 +131,7 @@ impl Words {
             Notice::Step { step, .. } if style.verbose => line(step_text(step)),
             Notice::Connecting { .. }
             | Notice::Deploying { .. }
+            | Notice::Carrier { .. }
             | Notice::Progress { .. }
             | Notice::Warning { .. }
             | Notice::Resumed { .. }

@@ -70,14 +70,17 @@ impl<'a> Places<'a> {
             return Blame::NotDeleted;
         }
         let here = line.windows(8).any(|word| word == b"[sender]");
+        let vanished = line.windows(15).take(12).any(|words| words == b" has vanished: ");
         let found = named(line).and_then(|(name, why)| Some((self.locate(&name)?, why)));
         match found {
-            Some((path, _)) if line.starts_with(b"file has vanished") => Blame::Vanished(path),
+            Some((path, _)) if vanished => Blame::Vanished(path),
             Some((path, why)) => {
+                // Some say it before the name.
+                let why = if why.is_empty() { cause(line) } else { why };
                 let why = if here { why } else { format!("{why} (on the target)") };
                 Blame::Path(path, why)
             }
-            None if line.starts_with(b"file has vanished") => Blame::Nothing,
+            None if vanished => Blame::Nothing,
             None => Blame::Nobody(cause(line)),
         }
     }
@@ -324,6 +327,7 @@ mod tests {
         }
         for (line, expected) in [
             ("file has vanished: \"/s/b/2\"", Blame::Vanished(path("b/2"))),
+            ("directory has vanished: \"/s/b\"", Blame::Vanished(path("b"))),
             ("rsync error: some files/attrs were not transferred (code 23)", Blame::Nothing),
             ("IO error encountered -- skipping file deletion", Blame::NotDeleted),
             ("", Blame::Nothing),

@@ -1,12 +1,11 @@
 //! A run over everything: the words and the input of it.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 
 use lsync_protocol::path::RelPath;
 
 use super::Call;
-use super::paths::escaped;
+use super::paths::protection;
 use crate::config::rsync::RsyncMirror;
 
 /// A run over everything.
@@ -30,12 +29,7 @@ impl Full {
         let mut words: Vec<OsString> = Vec::new();
         let plain = !config.options.is_wrapper();
         if self.delete {
-            for dir in &self.unread {
-                let mut rule = b"--filter=P ".to_vec();
-                let pattern = if dir.is_root() { b"**".to_vec() } else { inside(dir) };
-                rule.extend(pattern);
-                words.push(OsString::from_vec(rule));
-            }
+            words.extend(self.unread.iter().map(protection));
         }
         let mut input = Vec::new();
         if !config.filters.is_empty() {
@@ -76,13 +70,6 @@ impl Full {
         }
         Call { words, input: config.has_rules().then_some(input) }
     }
-}
-
-/// A pattern for everything in a directory.
-fn inside(dir: &RelPath) -> Vec<u8> {
-    let mut pattern = escaped(dir.as_bytes(), true);
-    pattern.extend_from_slice(b"/**");
-    pattern
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub struct Paths {
     pub missing: Vec<(RelPath, bool)>,
     /// Directories that may differ as a whole.
     pub trees: Vec<Tree>,
+    /// Directories in those that cannot be read here: what the target has in them stays.
+    pub unread: Vec<RelPath>,
     /// Content changed: size and time prove nothing.
     pub content: bool,
     /// Missing names are deleted.
@@ -59,10 +61,12 @@ impl Paths {
         names.chain(self.trees.iter().map(|tree| &tree.path))
     }
 
-    /// The calls that bring these as lists: one, or two where directories by themselves and
-    /// directories as a whole come together.
+    /// The calls that bring these as lists: one for directories as a whole, if there are any, and
+    /// one for the rest.
     pub(super) fn lists(&self, config: &RsyncMirror) -> Vec<Call> {
-        let trees: BTreeSet<&RelPath> = self.trees.iter().map(|tree| &tree.path).collect();
+        // Of what is listed the target has nothing else.
+        let trees: BTreeSet<&RelPath> =
+            self.trees.iter().filter(|tree| !tree.listed).map(|tree| &tree.path).collect();
         let under_tree = |path: &RelPath| {
             let mut at = Some(path.clone());
             while let Some(path) = at {
@@ -73,46 +77,43 @@ impl Paths {
             }
             false
         };
-        // What a tree deletes need not be told; what is in it, is told for its content.
-        let missing: Vec<&RelPath> =
-            self.missing_names().filter(|path| !under_tree(path)).collect();
-        let mut files = Vec::new();
-        let mut dirs = Vec::new();
-        for (path, dir) in &self.names {
-            if *dir && under_tree(path) {
-                continue;
-            }
-            if *dir {
-                dirs.push(path);
-            } else {
-                files.push(path);
-            }
-        }
-        // Directories above a name go along with it.
-        let mut above = BTreeSet::new();
-        for path in files.iter().chain(&missing) {
+        // What a tree deletes, and the directories in it, need not be told; a file in it is, for
+        // its content.
+        let missing = self.missing_names().filter(|path| !under_tree(path));
+        let there = self.names.iter().filter(|(path, dir)| !*dir || !under_tree(path));
+        let names: Vec<&RelPath> = missing.chain(there.map(|(path, _)| path)).collect();
+        // Directories above a name go along with it; listed, they do so as what they are.
+        let mut above: BTreeSet<RelPath> = BTreeSet::new();
+        for path in names.iter().copied().chain(trees.iter().copied()) {
             let mut at = path.parent();
             while let Some(dir) = at {
                 at = dir.parent();
-                if !above.insert(dir) {
+                // Listed, the root would bring all names in it.
+                if dir.is_root() || !above.insert(dir) {
                     break;
                 }
             }
         }
-        dirs.retain(|dir| dir.is_root() || !above.contains(*dir));
-        let whole = self.trees.iter().any(|tree| tree.whole);
-        let trees: Vec<&RelPath> = trees.into_iter().collect();
-        let one = trees.is_empty() || (dirs.is_empty() && (whole || !self.content));
+        let root = names.iter().any(|name| name.is_root());
+        for name in &names {
+            above.remove(*name);
+        }
         let mut calls = Vec::new();
-        let names = || missing.iter().chain(&files).chain(&dirs).copied();
-        if one {
-            let tree = !trees.is_empty();
-            calls.push(self.list(config, names().chain(trees), tree, self.content || whole));
-        } else {
-            if names().next().is_some() {
-                calls.push(self.list(config, names(), false, self.content));
-            }
-            calls.push(self.list(config, trees.into_iter(), true, whole));
+        if !trees.is_empty() {
+            let whole = self.trees.iter().any(|tree| tree.whole && !tree.listed);
+            calls.push(self.list(config, trees.iter().copied(), true, whole));
+        }
+        // What is to be deleted is none of them: nothing that is missing has anything beneath it.
+        let names = names.into_iter().filter(|name| !name.is_root());
+        let names = names.chain(above.iter().filter(|dir| !trees.contains(dir)));
+        let mut names = names.peekable();
+        if names.peek().is_some() {
+            calls.push(self.list(config, names, false, self.content));
+        }
+        if root {
+            let mut words = config.options.live_words();
+            words.extend(["--dirs", "--exclude=*"].map(OsString::from));
+            calls.push(Call { words, input: None });
         }
         calls
     }
@@ -129,7 +130,13 @@ impl Paths {
         tree: bool,
         content: bool,
     ) -> Call {
-        let mut words = rules(config);
+        let mut words = Vec::new();
+        let protects = tree && self.delete && !self.unread.is_empty();
+        if protects {
+            words.extend(self.unread.iter().map(protection));
+            words.push("--ignore-errors".into());
+        }
+        words.extend(rules(config));
         words.extend(config.options.live_words());
         if content {
             words.push("--ignore-times".into());
@@ -161,7 +168,8 @@ impl Paths {
     pub(super) fn patterns(&self, config: &RsyncMirror) -> Call {
         let mut words = config.options.live_words();
         words.push("-r".into());
-        if self.delete {
+        // In what cannot be read nothing is known to be missing.
+        if self.delete && self.unread.is_empty() {
             words.extend(["--delete", "--ignore-errors"].map(OsString::from));
             words.extend(self.max_delete.map(|max| format!("--max-delete={max}").into()));
         }
@@ -213,7 +221,18 @@ impl Paths {
     }
 }
 
-/// Are the rules of this mirror too long to be told with a list?
+/// A rule that keeps everything in a directory on the target.
+pub(super) fn protection(dir: &RelPath) -> OsString {
+    let mut rule = b"--filter=P ".to_vec();
+    if !dir.is_root() {
+        rule.extend(escaped(dir.as_bytes(), true));
+        rule.push(b'/');
+    }
+    rule.extend_from_slice(b"**");
+    OsString::from_vec(rule)
+}
+
+/// Are the rules of this mirror short enough to be told with a list?
 pub(super) fn rules_fit(config: &RsyncMirror) -> bool {
     let all = config.filters.iter().chain(&config.excludes);
     all.map(|rule| rule.len() + 16).sum::<usize>() <= RULES_MAX
@@ -321,13 +340,13 @@ mod tests {
             words,
             "-lts --ignore-times --delete-missing-args --force --from0 --files-from=-"
         );
-        assert_eq!(input, "./gone|./#a|./d/f|./e|", "d goes along with d/f");
+        assert_eq!(input, "./gone|./#a|./d|./d/f|./e|");
         let (words, input) = said(&Paths { delete: false, ..paths }.lists(&config)[0]);
         assert_eq!(
             words,
             "-lts --ignore-times --ignore-missing-args --force --from0 --files-from=-"
         );
-        assert_eq!(input, "./#a|./d/f|./e|");
+        assert_eq!(input, "./#a|./d|./d/f|./e|");
     }
 
     #[test]
@@ -343,29 +362,28 @@ mod tests {
             ..Paths::default()
         };
         let calls = paths.lists(&config);
-        assert_eq!(calls.len(), 1);
+        assert_eq!(calls.len(), 2);
         let (words, input) = said(&calls[0]);
         assert_eq!(
             words,
             "--exclude=*.o -lts --ignore-times -r --delete --delete-missing-args --force --from0 --files-from=-"
         );
-        assert_eq!(input, "./n/f|./n|");
-        // A directory by itself would be walked too.
-        paths.names.push((path("other"), true));
+        assert_eq!(input, "./n|");
+        let (words, input) = said(&calls[1]);
+        assert_eq!(
+            words,
+            "--exclude=*.o -lts --ignore-times --delete-missing-args --force --from0 --files-from=-"
+        );
+        assert_eq!(input, "./n/f|");
+        // The root by itself is no name of a list: that would bring everything in it.
+        let root = Paths { names: vec![(RelPath::root(), true)], ..Paths::default() };
+        let calls = root.lists(&config);
+        assert_eq!(calls.len(), 1);
+        assert_eq!(calls[0].words, ["-lts", "--dirs", "--exclude=*"]);
+        // A directory of which everything is listed is nothing but names.
+        paths.trees[0].listed = true;
         let calls = paths.lists(&config);
-        assert_eq!(calls.len(), 2);
-        assert_eq!(said(&calls[0]).1, "./n/f|./other|");
-        assert!(!said(&calls[0]).0.contains(" -r "));
-        assert_eq!(said(&calls[1]).1, "./n|");
-        // Nor is all of a tree read again for one file elsewhere.
-        let paths = Paths {
-            names: names(&[("x", false)]),
-            trees: vec![tree("n", false)],
-            content: true,
-            ..Paths::default()
-        };
-        let calls = paths.lists(&config);
-        assert_eq!(calls.len(), 2);
-        assert!(!said(&calls[1]).0.contains("--ignore-times"));
+        assert_eq!(calls.len(), 1);
+        assert_eq!(said(&calls[0]).1, "./n/gone|./n|./n/f|");
     }
 }

@@ -210,23 +210,26 @@ impl RsyncOptions {
 
 /// Does this word say which files are meant, or delete?
 fn chooses(word: &[u8]) -> bool {
-    const LONG: [&[u8]; 12] = [
+    const LONG: [&[u8]; 16] = [
         b"del",
         b"files-from",
         b"from0",
         b"include",
         b"exclude",
         b"filter",
+        b"cvs-exclude",
         b"recursive",
         b"relative",
         b"dirs",
-        b"no-",
         b"inc-recursive",
         b"ignore-missing-args",
+        b"no-r",
+        b"no-R",
+        b"no-d",
+        b"no-i",
     ];
     if let Some(long) = word.strip_prefix(b"--") {
-        // A number of names to delete at most chooses nothing.
-        return LONG.iter().any(|name| long.starts_with(name) || name.starts_with(long));
+        return LONG.iter().any(|name| long.starts_with(name));
     }
     let Some(short) = word.strip_prefix(b"-") else { return false };
     for letter in short {
@@ -411,7 +414,9 @@ mod tests {
         let takes = |word: &str| {
             options(&[("_extra", RsyncValue::List(vec![word.into()]))]).unwrap().takes_lists()
         };
-        for word in ["-x", "--omit-dir-times", "-e ssh -drf", "--copy-devices", "x", "-zv"] {
+        for word in
+            ["-x", "--omit-dir-times", "-e ssh -drf", "--copy-devices", "x", "-zv", "--no-perms"]
+        {
             assert!(takes(word), "{word}");
         }
         for word in [

@@ -1,0 +1,358 @@
+//! The loop of a mirror that rsync carries: waits in one place, names what came, and performs what
+//! [`State::handle`] decides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lsync_protocol::path::Escaped;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::look::{look, walk};
+use super::{Effect, Event, Rules, State};
+use crate::carrier::rsync::{End, Full, Outcome, Rsync, Run};
+use crate::config::rsync::RsyncMirror;
+use crate::error::{Error, Exit, Result};
+use crate::metrics::{self, Counter, Metrics, Notice, Progress};
+use crate::mirror::connect::random;
+use crate::mirror::run::{Starts, events, jittered, stopped, until};
+use crate::mirror::{Report, RootTrouble};
+use crate::source::{Events, Source};
+
+/// How long a mirror that is told to end lets an rsync finish.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// How often people are told how far the first run has come.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// A mirror to be run.
+pub struct RsyncRunning {
+    /// What it is.
+    pub config: Arc<RsyncMirror>,
+    /// Its source, shared with other mirrors of it.
+    pub source: Arc<Source>,
+    /// Events of the source; absent when it is not watched.
+    pub events: Option<Events>,
+    /// Mirror once and end.
+    pub once: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Who hears of it.
+    pub metrics: Arc<dyn Metrics>,
+    /// Turns true when the mirror has to end.
+    pub stop: watch::Receiver<bool>,
+    /// Where it tells whether its first run succeeded.
+    pub starts: Arc<Starts>,
+}
+
+/// How far a run has come.
+#[derive(Debug, Default)]
+struct Far {
+    dirs: AtomicU64,
+    files: AtomicU64,
+    sent: AtomicU64,
+}
+
+struct Loop {
+    running: RsyncRunning,
+    state: State,
+    /// Absent until it is known what the program can.
+    rsync: Option<Rsync>,
+    heard: mpsc::Sender<Event>,
+    hears: mpsc::Receiver<Event>,
+    /// rsyncs that run: dropping them ends them.
+    runs: JoinSet<(u64, Result<Outcome, RootTrouble>)>,
+    far: Arc<Far>,
+    began: Instant,
+    /// It was told whether the first run succeeded.
+    told: bool,
+    lost: bool,
+    ready: bool,
+    ended: Option<Result<Exit>>,
+    name: Arc<str>,
+}
+
+/// What came.
+enum Came {
+    Event(Event),
+    Ended(u64, Result<Outcome, RootTrouble>),
+    Progress,
+    Stop,
+}
+
+/// Runs one mirror to its end.
+///
+/// # Errors
+/// It could not start, and neither could any other.
+pub async fn run(running: RsyncRunning) -> Result<Exit> {
+    let config = Arc::clone(&running.config);
+    let name: Arc<str> = config.name.as_str().into();
+    running.metrics.notice(Notice::Connecting { mirror: Arc::clone(&name) });
+    if let Some(text) = config.why.clone() {
+        running.metrics.notice(Notice::Carrier { mirror: Arc::clone(&name), text });
+    }
+    let rules = Rules {
+        once: running.once || running.dry_run,
+        dry_run: running.dry_run || config.options.is_dry_run(),
+        plain: !config.options.is_wrapper(),
+        rescan: config.rescan.map(jittered),
+        seed: random::<8>().map_or(1, u64::from_le_bytes),
+    };
+    let (heard, hears) = mpsc::channel(16);
+    let mut this = Loop {
+        state: State::new(config, rules),
+        rsync: None,
+        heard,
+        hears,
+        runs: JoinSet::new(),
+        far: Arc::default(),
+        began: Instant::now(),
+        told: false,
+        lost: false,
+        ready: false,
+        ended: None,
+        name,
+        running,
+    };
+    this.run().await
+}
+
+impl Loop {
+    async fn run(&mut self) -> Result<Exit> {
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What the program can is found out before anything is decided.
+        self.handle(Event::Tick).await;
+        loop {
+            if let Some(ended) = self.ended.take() {
+                if let Ok(exit) = &ended
+                    && self.running.once
+                    && *exit != Exit::Stopped
+                {
+                    let totals = self.totals();
+                    self.notice(|mirror| Notice::Done { mirror, totals });
+                }
+                return ended;
+            }
+            let tick = self.state.next();
+            let came = tokio::select! {
+                biased;
+                () = stopped(&mut self.running.stop) => Came::Stop,
+                Some(events) = events(&mut self.running.events) => {
+                    self.count(Counter::Events, events.len() as u64);
+                    Came::Event(Event::Watched(events))
+                }
+                Some(event) = self.hears.recv() => Came::Event(event),
+                Some(ended) = self.runs.join_next() => match ended {
+                    Ok((run, outcome)) => Came::Ended(run, outcome),
+                    // Only a panic of ours: its run is never heard of again.
+                    Err(error) => {
+                        let error = Error::failed("an rsync's task ended").because(error);
+                        return Err(error);
+                    }
+                },
+                () = until(tick) => Came::Event(Event::Tick),
+                _ = progress.tick(), if !self.ready => Came::Progress,
+            };
+            match came {
+                Came::Event(event) => self.handle(event).await,
+                Came::Ended(run, outcome) => self.handle(Event::Ended { run, outcome }).await,
+                Came::Progress => self.progress(),
+                Came::Stop => {
+                    let last = async { while self.runs.join_next().await.is_some() {} };
+                    let _ = tokio::time::timeout(LAST_ORDERS, last).await;
+                    return Ok(Exit::Done);
+                }
+            }
+        }
+    }
+
+    fn notice(&self, notice: impl FnOnce(Arc<str>) -> Notice) {
+        self.running.metrics.notice(notice(Arc::clone(&self.name)));
+    }
+
+    fn count(&self, counter: Counter, by: u64) {
+        self.running.metrics.count(counter, by);
+    }
+
+    async fn handle(&mut self, event: Event) {
+        for effect in self.state.handle(event, Instant::now()) {
+            self.perform(effect).await;
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Walk => {
+                self.count(Counter::Walks, 1);
+                let far = Arc::clone(&self.far);
+                self.look_up(move |source| {
+                    Event::Walked(walk(source, |progress| {
+                        far.dirs.store(progress.directories, Ordering::Relaxed);
+                        far.files.store(progress.files, Ordering::Relaxed);
+                    }))
+                });
+            }
+            Effect::Look(batch) => {
+                self.count(Counter::Looks, batch.paths.len() as u64);
+                let large = self.running.config.batch_size_limit;
+                self.look_up(move |source| Event::Looked(look(source, &batch, large)));
+            }
+            Effect::CheckRoot { accept } => {
+                self.look_up(move |source| Event::Root(source.check(accept).map(drop)));
+            }
+            Effect::Run { run, what } => self.start(run, what).await,
+            Effect::Say(report) => self.say(report),
+            Effect::Reached => {
+                if !self.told {
+                    self.told = true;
+                    self.running.starts.tell(true);
+                }
+                if std::mem::take(&mut self.lost) {
+                    self.count(Counter::Reconnects, 1);
+                    self.notice(|mirror| Notice::Reconnected { mirror });
+                }
+            }
+            Effect::Lost { error, retry_in, first } => self.lost(error, retry_in, first).await,
+            Effect::Finish(exit) => self.ended = Some(Ok(exit)),
+        }
+    }
+
+    /// Asks the source something that may block.
+    fn look_up(&self, ask: impl FnOnce(&Source) -> Event + Send + 'static) {
+        let (source, heard) = (Arc::clone(&self.running.source), self.heard.clone());
+        tokio::task::spawn_blocking(move || {
+            // Nobody listens any more: the mirror has ended.
+            let _ = heard.blocking_send(ask(&source));
+        });
+    }
+
+    async fn start(&mut self, run: u64, what: Run) {
+        if self.rsync.is_none() {
+            match Rsync::probe(Arc::clone(&self.running.config)).await {
+                Ok(rsync) => self.rsync = Some(rsync),
+                Err(error) => {
+                    let outcome = Outcome { end: End::Die(error), ..Outcome::default() };
+                    self.runs.spawn(async move { (run, Ok(outcome)) });
+                    return;
+                }
+            }
+        }
+        let Some(rsync) = self.rsync.clone() else { return };
+        let what = match what {
+            // What only rules could keep apart is brought by a run that has them.
+            Run::Paths(paths) if rsync.needs_full(&paths) => {
+                let (delete, max_delete) = (paths.delete, paths.max_delete);
+                Run::Full(Full { delete, max_delete, ..Full::default() })
+            }
+            what => what,
+        };
+        let source = Arc::clone(&self.running.source);
+        let (metrics, name) = (Arc::clone(&self.running.metrics), Arc::clone(&self.name));
+        let far = Arc::clone(&self.far);
+        self.runs.spawn(async move {
+            let opened = tokio::task::spawn_blocking(move || source.root()).await;
+            let root = match opened {
+                Ok(Ok(root)) => root,
+                Ok(Err(trouble)) => return (run, Err(trouble)),
+                Err(_) => return (run, Err(RootTrouble::Gone)),
+            };
+            let outcome = rsync
+                .run(&what, Some(&root), |step, bytes| {
+                    far.sent.fetch_add(bytes, Ordering::Relaxed);
+                    metrics.count(Counter::Content, bytes);
+                    let counter = match step {
+                        metrics::Step::Delete { .. } => Counter::Deletes,
+                        _ => Counter::Ops,
+                    };
+                    metrics.count(counter, 1);
+                    metrics.notice(Notice::Step { mirror: Arc::clone(&name), step });
+                })
+                .await;
+            (run, Ok(outcome))
+        });
+    }
+
+    /// The target cannot be had. At the start that may end the mirror.
+    async fn lost(&mut self, error: Error, retry_in: Duration, first: bool) {
+        if first && !self.told {
+            self.told = true;
+            // Whoever insists will start some time.
+            self.running.starts.tell(self.running.config.insist);
+            if (self.running.once || self.running.dry_run) && !self.running.config.insist {
+                self.ended = Some(Err(error));
+                return;
+            }
+            let any = tokio::select! {
+                any = self.running.starts.any() => any,
+                () = stopped(&mut self.running.stop) => false,
+            };
+            if !any {
+                self.ended = Some(Err(error));
+                return;
+            }
+            let (what, hint) = (error.to_string(), error.hint_text().map(Into::into));
+            self.notice(|mirror| Notice::Failed { mirror, what, hint });
+        }
+        self.lost = true;
+        let mut cause = error.to_string();
+        if let Some(hint) = error.hint_text() {
+            cause = format!("{cause} ({hint})");
+        }
+        self.notice(|mirror| Notice::Lost { mirror, cause, retry_in });
+    }
+
+    fn say(&mut self, report: Report) {
+        match report {
+            Report::Problem(problem) => {
+                self.count(Counter::Problems, 1);
+                self.notice(|mirror| Notice::Problem { mirror, problem });
+            }
+            Report::Solved(path) => self.notice(|mirror| Notice::Solved { mirror, path }),
+            Report::Warning(text) => self.notice(|mirror| Notice::Warning { mirror, text }),
+            Report::Ready(_) => {
+                self.ready = true;
+                let totals = self.totals();
+                self.notice(|mirror| Notice::Ready { mirror, totals });
+            }
+            Report::Rescanned(totals) => tracing::debug!("{}: compared: {totals:?}", self.name),
+            Report::Halted { reason, hint } => {
+                let hint = Some(hint);
+                self.notice(|mirror| Notice::Halted { mirror, reason, hint });
+            }
+            Report::Waiting(trouble) => {
+                let shown = Escaped(self.running.source.path().as_os_str().as_encoded_bytes());
+                let reason = trouble.of(shown);
+                let hint = (!self.running.once)
+                    .then(|| "nothing is deleted; it goes on by itself when it is back".to_owned());
+                self.notice(|mirror| Notice::Halted { mirror, reason, hint });
+            }
+            Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
+            // Steps are told as rsync says them.
+            Report::Op(_) => {}
+        }
+    }
+
+    fn totals(&self) -> metrics::Totals {
+        let totals = self.state.totals();
+        metrics::Totals {
+            files: totals.files,
+            directories: totals.dirs,
+            bytes: totals.bytes,
+            ops: totals.ops,
+            deleted: totals.deleted,
+            problems: self.state.problems() as u64,
+            elapsed: self.began.elapsed(),
+        }
+    }
+
+    fn progress(&self) {
+        let progress = Progress {
+            directories: self.far.dirs.load(Ordering::Relaxed),
+            files: self.far.files.load(Ordering::Relaxed),
+            sent: self.far.sent.load(Ordering::Relaxed),
+            to_send: None,
+        };
+        self.notice(|mirror| Notice::Progress { mirror, progress });
+    }
+}

@@ -1,0 +1,85 @@
+//! What would delete too much does not happen.
+
+use super::*;
+
+#[test]
+fn an_empty_source_deletes_nothing_at_a_start() {
+    let stage = Stage::new(Way::Local);
+    sh(&stage.path(""), "mkdir target; echo old > target/f");
+    let ended = stage.once(&["--rsync"]);
+    assert_eq!(ended.code, Some(25), "{ended:?}");
+    assert!(stage.t("f").exists());
+    let reason = ended.events("halted").pop().unwrap();
+    assert!(reason["reason"].as_str().unwrap().contains("is empty"), "{reason}");
+    assert!(reason["hint"].as_str().unwrap().contains("--allow-empty"), "{reason}");
+    stage.once(&["--rsync", "--allow-empty"]).fine();
+    assert!(!stage.t("f").exists());
+    // To an empty target there is nothing to lose.
+    stage.once(&["--rsync"]).fine();
+}
+
+#[test]
+fn an_emptied_source_deletes_nothing_live() {
+    let stage = Stage::new(Way::Local);
+    sh(&stage.source(), "echo 1 > f; mkdir d; echo 1 > d/g");
+    let push = stage.live(&["--rsync"]);
+    sh(&stage.source(), "rm -r f d");
+    push.wait_event("halted");
+    assert!(stage.t("f").exists() && stage.t("d/g").exists());
+    // Everything but deletes goes on.
+    sh(&stage.source(), "echo 2 > n");
+    wait_until("a new file arrives", || stage.t("n").exists());
+    assert!(stage.t("f").exists());
+    push.terminate();
+}
+
+#[test]
+fn a_source_that_goes_is_waited_for() {
+    let stage = Stage::new(Way::Local);
+    sh(&stage.source(), "echo 1 > f; mkdir d; echo 1 > d/g");
+    let push = stage.live(&["--rsync"]);
+    sh(&stage.path(""), "mv source away");
+    push.wait_event("halted");
+    assert!(stage.t("f").exists() && stage.t("d/g").exists());
+    sh(&stage.path(""), "echo 2 > away/n; mv away source");
+    push.wait_event("resumed");
+    settles(&stage, &push, "when it is back");
+    push.terminate();
+}
+
+#[test]
+fn max_delete_holds_at_a_start_and_live() {
+    let stage = Stage::new(Way::Local);
+    sh(&stage.source(), "echo 1 > f; for i in 1 2 3 4; do echo 1 > k$i; done");
+    sh(&stage.path(""), "mkdir target; cd target; echo 1 > a; echo 1 > b; echo 1 > c");
+    let ended = stage.once(&["--rsync", "--max-delete", "2"]);
+    assert_eq!(ended.code, Some(25), "{ended:?}");
+    assert!(stage.t("a").exists() && !stage.t("f").exists(), "nothing was done at all");
+    let push = stage.live(&["--rsync", "--max-delete", "3"]);
+    assert!(!stage.t("a").exists());
+    sh(&stage.source(), "rm k1 k2 k3 k4");
+    push.wait_event("halted");
+    sh(&stage.source(), "echo 2 > n");
+    wait_until("a new file arrives", || stage.t("n").exists());
+    assert!(stage.t("k1").exists());
+    push.terminate();
+}
+
+#[test]
+fn what_cannot_be_read_here_is_not_deleted_there() {
+    if !crate::push::is_root() {
+        return;
+    }
+    // A mount that goes leaves an empty directory: unknown is not missing.
+    let stage = Stage::new(Way::Local);
+    let mount = crate::push::Mount::tmpfs(&stage.s("m"), "size=1m");
+    sh(&stage.source(), "echo 1 > m/f; echo 1 > other");
+    let push = stage.live(&["--rsync", "--rescan", "1"]);
+    assert!(stage.t("m/f").exists());
+    mount.unmount();
+    push.wait_for("problem", 1, |problem| problem["path"] == "m");
+    sh(&stage.source(), "rm other; echo 2 > n");
+    wait_until("other changes arrive", || stage.t("n").exists() && !stage.t("other").exists());
+    assert!(stage.t("m/f").exists(), "{}", push.said());
+    push.terminate();
+}

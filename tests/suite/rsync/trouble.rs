@@ -1,0 +1,146 @@
+//! What goes wrong with one path, or one rsync, and what becomes of the rest.
+
+use super::*;
+use crate::push::is_root;
+
+/// An rsync that does something else first, as long as `once` is not there.
+fn spoiled(stage: &Stage, first: &str) -> String {
+    let wrap = stage.path("spoiled");
+    let once = stage.path("once").display().to_string();
+    script(
+        &wrap,
+        &format!(
+            "case \"$*\" in *--version*) exec rsync \"$@\";; esac
+             if [ -e {once} ]; then rm {once}; {first}; fi
+             exec rsync \"$@\"\n"
+        ),
+    );
+    format!("--rsync={}", wrap.display())
+}
+
+#[test]
+fn an_rsync_that_is_killed_has_not_succeeded() {
+    let stage = Stage::new(Way::Local);
+    let rsync = spoiled(&stage, "kill -9 $$");
+    let push = stage.live(&[&rsync]);
+    fs::write(stage.path("once"), "").unwrap();
+    fs::write(stage.s("f"), "1").unwrap();
+    let lost = push.wait_event("lost");
+    assert_eq!(lost["cause"], "rsync was killed by signal 9");
+    settles(&stage, &push, "after the kill");
+    push.wait_event("reconnected");
+    push.terminate();
+}
+
+#[test]
+fn an_rsync_that_does_not_read_its_list_harms_nobody() {
+    let stage = Stage::new(Way::Local);
+    let rsync = spoiled(&stage, "exec true <&-");
+    let rsync = rsync.as_str();
+    let push = stage.live(&[rsync, "--delay", "0.5"]);
+    // Longer than a pipe holds.
+    fs::write(stage.path("once"), "").unwrap();
+    let name = "n".repeat(120);
+    for at in 0..2000 {
+        fs::write(stage.s(format!("{name}{at}")), "").unwrap();
+    }
+    wait_until("it was called", || !stage.path("once").exists());
+    // It said that it succeeded: a change is what makes the rest go again.
+    sh(&stage.source(), "for f in n*; do echo 1 > $f; done");
+    settles(&stage, &push, "a second time");
+    push.terminate();
+}
+
+#[test]
+fn exit_codes_lead_to_a_retry_and_an_unknown_one_ends_nothing() {
+    for code in [12, 13, 99] {
+        let stage = Stage::new(Way::Local);
+        let rsync = spoiled(&stage, &format!("exit {code}"));
+        let push = stage.live(&[&rsync]);
+        fs::write(stage.path("once"), "").unwrap();
+        fs::write(stage.s("f"), "1").unwrap();
+        let lost = push.wait_event("lost");
+        let cause = lost["cause"].as_str().unwrap();
+        assert!(cause.contains(&format!("ended with code {code}")), "{cause}");
+        settles(&stage, &push, "after a failure");
+        push.terminate();
+    }
+}
+
+#[test]
+fn what_fails_without_a_name_is_found_by_halves() {
+    let stage = Stage::new(Way::Local);
+    let wrap = stage.path("picky");
+    let cured = stage.path("cured").display().to_string();
+    let list = stage.path("list").display().to_string();
+    // One name makes it fail, and it does not say which.
+    script(
+        &wrap,
+        &format!(
+            "case \"$*\" in *--files-from*) cat > {list}; if [ ! -e {cured} ] && grep -qz 'bad$' {list}; then \
+             exit 23; fi; exec rsync \"$@\" < {list};; *) exec rsync \"$@\";; esac\n"
+        ),
+    );
+    let push = stage.live(&[&format!("--rsync={}", wrap.display()), "--delay", "0.3"]);
+    for name in ["a", "b", "bad", "c", "d", "e"] {
+        fs::write(stage.s(name), "1").unwrap();
+    }
+    let problem = push.wait_event("problem");
+    assert_eq!(problem["path"], "bad");
+    for name in ["a", "b", "c", "d", "e"] {
+        wait_until(&format!("{name} arrives"), || stage.t(name).exists());
+    }
+    assert!(!stage.t("bad").exists());
+    fs::write(&cured, "").unwrap();
+    push.wait_event("solved");
+    settles(&stage, &push, "when it is cured");
+    push.terminate();
+}
+
+#[test]
+fn a_directory_of_the_target_that_cannot_be_written_holds_nothing_else_up() {
+    if !is_root() {
+        return;
+    }
+    let daemon =
+        Daemon::start("[open]\npath = DIR/open\nread only = no\nuid = nobody\ngid = nogroup\n");
+    sh(&daemon.path("open"), "mkdir bad good; chown nobody . good; chmod 755 bad");
+    let stage = Stage::new(Way::Local);
+    sh(&stage.source(), "mkdir bad good; echo 1 > good/first; echo 1 > bad/first");
+    let mut command = stage.lsyncd();
+    command
+        .args(["push", "--json", "--no-owner", "--no-group", "--no-times"])
+        .arg(stage.source())
+        .arg(daemon.url("open"));
+    let push = Push::start(command);
+    push.wait_event("ready");
+    push.wait_for("problem", 1, |problem| problem["path"] == "bad/first");
+    assert!(daemon.path("open/good/first").exists());
+    sh(&stage.source(), "echo 2 > good/second; echo 2 > bad/second; echo 3 > third");
+    push.wait_for("problem", 1, |problem| problem["path"] == "bad/second");
+    for name in ["open/good/second", "open/third"] {
+        wait_until(&format!("{name} arrives"), || daemon.path(name).exists());
+    }
+    let problem = push.events("problem").pop().unwrap();
+    assert_eq!(problem["cause"], "permission denied (on the target)");
+    // It is tried again by itself.
+    sh(&daemon.path("open"), "chown nobody bad");
+    for name in ["open/bad/first", "open/bad/second"] {
+        wait_until(&format!("{name} arrives"), || daemon.path(name).exists());
+    }
+    push.wait_for("solved", 1, |solved| solved["path"] == "bad/first");
+    push.terminate();
+}
+
+#[test]
+fn without_rsync_it_says_so_and_how_to_do_without() {
+    let stage = Stage::new(Way::Local);
+    fs::write(stage.s("f"), "1").unwrap();
+    let mut command = stage.command(&["--rsync"]);
+    command.env("PATH", stage.path("home"));
+    let ended = Push::start(command).end();
+    assert_eq!(ended.code, Some(255));
+    let expected = "cannot run rsync: no such file or directory";
+    assert!(ended.err.contains(expected), "{ended:?}");
+    assert!(ended.err.contains("install rsync on this host, or do without"), "{ended:?}");
+}
