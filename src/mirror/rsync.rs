@@ -640,9 +640,7 @@ impl State {
             self.problems.gone(&path);
             self.say(Report::Solved(path));
         }
-        for path in &outcome.vanished {
-            self.collate.mark(path, Marks::NAME.with(Marks::CONTENT), now);
-        }
+        self.vanished(&outcome.vanished, now);
         let nobody = partial && failed.is_empty();
         for (path, why) in failed {
             if !self.walked.failed.iter().any(|(known, _)| *known == path) {
@@ -695,9 +693,7 @@ impl State {
         for (path, _) in marked {
             self.solved_but(path, &failed);
         }
-        for path in &outcome.vanished {
-            self.collate.mark(path, Marks::NAME.with(Marks::CONTENT), now);
-        }
+        self.vanished(&outcome.vanished, now);
         let content = Marks::NAME.with(Marks::CONTENT);
         for (path, why) in &failed {
             // A directory that could not be made takes what is in it along.
@@ -708,6 +704,13 @@ impl State {
                 let when = now + self.doubts.next();
                 self.collate.mark_at(path, *marks, now, when);
             }
+        }
+    }
+
+    /// What went while rsync read it may have come back since.
+    fn vanished(&mut self, paths: &[RelPath], now: Instant) {
+        for path in paths.iter().filter(|path| !path.is_root()) {
+            self.collate.mark(path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
         }
     }
 

@@ -154,6 +154,8 @@ impl Outcome {
             // Told by the limit that we set.
             _ if code == 25 && limited => End::Limited,
             ExitMeaning::Ok if code == 0 => End::Done,
+            // Something went while it was read, as events will tell.
+            ExitMeaning::Ok if code == 24 && outcome.nothing_named() => End::Done,
             ExitMeaning::Ok if ExitCodes::is_partial(code) => End::Partial,
             ExitMeaning::Ok => End::Done,
             ExitMeaning::Again => End::Again(error(code, &outcome, &said.errors, config)),
@@ -165,6 +167,10 @@ impl Outcome {
             outcome.unnamed = None;
         }
         outcome
+    }
+
+    fn nothing_named(&self) -> bool {
+        self.failed.is_empty() && self.vanished.is_empty()
     }
 
     /// What a further call of the same run came to.
@@ -269,6 +275,7 @@ mod tests {
         assert!(matches!(outcome(0, &["a warning"], false).end, End::Done));
         assert!(outcome(0, &["a warning"], false).unnamed.is_none());
         assert!(matches!(outcome(23 << 8, &[], false).end, End::Partial));
+        assert!(matches!(outcome(24 << 8, &[], false).end, End::Done));
         assert!(matches!(outcome(25 << 8, &[], true).end, End::Limited));
         assert!(matches!(outcome(25 << 8, &[], false).end, End::Die(_)));
         let lines = ["@ERROR: auth failed on module m", "rsync error: error starting (code 5)"];
