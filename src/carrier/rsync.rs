@@ -100,7 +100,10 @@ impl Rsync {
     /// everything brings them?
     #[must_use]
     pub fn needs_full(&self, paths: &Paths) -> bool {
-        !self.lists && self.config.has_rules() && paths.trees.iter().any(|tree| !tree.listed)
+        !self.lists
+            && self.config.has_rules()
+            && !paths::tells_rules(&self.config)
+            && paths.trees.iter().any(|tree| !tree.listed)
     }
 
     /// Runs rsync, once or a few times, and says how that ended. `root` is the source's root as it

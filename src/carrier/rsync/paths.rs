@@ -166,8 +166,14 @@ impl Paths {
     /// The call that brings these as Lsyncd 2 does: every name with the directories above it as
     /// patterns, all else excluded.
     pub(super) fn patterns(&self, config: &RsyncMirror) -> Call {
-        let mut words = config.options.live_words();
+        // Lsyncd 2 tells no rules; rsync itself is told where they fit.
+        let told = tells_rules(config);
+        let mut words = if told { rules(config) } else { Vec::new() };
+        words.extend(config.options.live_words());
         words.push("-r".into());
+        if self.content && !config.options.is_wrapper() {
+            words.push("--ignore-times".into());
+        }
         // In what cannot be read nothing is known to be missing.
         if self.delete && self.unread.is_empty() {
             words.extend(["--delete", "--ignore-errors"].map(OsString::from));
@@ -185,7 +191,7 @@ impl Paths {
             known.insert(pattern)
         };
         // With rules a directory as a whole would bring what they exclude: it is told name by name.
-        let trees = self.trees.iter().filter(|_| !config.has_rules());
+        let trees = self.trees.iter().filter(|_| told || !config.has_rules());
         let mut all: BTreeSet<(&RelPath, bool, bool)> =
             self.names.iter().map(|(path, dir)| (path, *dir, false)).collect();
         all.extend(
@@ -232,6 +238,11 @@ pub(super) fn protection(dir: &RelPath) -> OsString {
     OsString::from_vec(rule)
 }
 
+/// Do the rules of this mirror go along with what changed, when it is told as patterns?
+pub(super) fn tells_rules(config: &RsyncMirror) -> bool {
+    !config.options.is_wrapper() && rules_fit(config)
+}
+
 /// Are the rules of this mirror short enough to be told with a list?
 pub(super) fn rules_fit(config: &RsyncMirror) -> bool {
     let all = config.filters.iter().chain(&config.excludes);
@@ -270,6 +281,7 @@ pub(super) fn escaped(path: &[u8], wild: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::rsync::{RsyncOptions, RsyncValue};
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -291,10 +303,14 @@ mod tests {
 
     #[test]
     fn live_patterns_are_lsyncd_2s() {
-        let config = RsyncMirror::new("m", "/s", "/t".as_ref());
+        let mut config = RsyncMirror::new("m", "/s", "/t".as_ref());
+        let keys = [("binary".to_owned(), RsyncValue::Text("/w".into()))];
+        config.options = RsyncOptions::from_keys(&keys.into()).unwrap();
+        config.excludes = vec![b"*.o".to_vec()];
         let paths = Paths {
             names: names(&[("d/e/f", false), ("d/n", true)]),
             missing: names(&[("d/gone", true), ("x", false)]),
+            content: true,
             delete: true,
             ..Paths::default()
         };
@@ -304,9 +320,18 @@ mod tests {
             "-lts -r --delete --ignore-errors --force --from0 --include-from=- --exclude=*"
         );
         assert_eq!(input, "/d/e/f|/d/e/|/d/|/|/d/gone/***|/d/gone/|/d/n/|/x|");
-        let (words, input) = said(&Paths { delete: false, ..paths }.patterns(&config));
+        let (words, input) = said(&Paths { delete: false, ..paths.clone() }.patterns(&config));
         assert_eq!(words, "-lts -r --force --from0 --include-from=- --exclude=*");
         assert_eq!(input, "/d/e/f|/d/e/|/d/|/|/d/n/|");
+        // An rsync that is too old for lists is told more.
+        config.options = RsyncOptions::default();
+        let tree = Paths { trees: vec![tree("d/n", true)], delete: false, ..paths };
+        let (words, input) = said(&tree.patterns(&config));
+        assert_eq!(
+            words,
+            "--exclude=*.o -lts -r --ignore-times --force --from0 --include-from=- --exclude=*"
+        );
+        assert_eq!(input, "/d/e/f|/d/e/|/d/|/|/d/n/|/d/n/***|");
     }
 
     #[test]

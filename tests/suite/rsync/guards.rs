@@ -48,6 +48,36 @@ fn a_source_that_goes_is_waited_for() {
 }
 
 #[test]
+fn a_source_that_is_unmounted_as_rsync_starts_deletes_nothing() {
+    if !crate::push::is_root() {
+        return;
+    }
+    let stage = Stage::new(Way::Local);
+    let mount = crate::push::Mount::tmpfs(&stage.source(), "size=1m");
+    let wrap = stage.path("late");
+    let (once, source) = (stage.path("once"), stage.source());
+    script(
+        &wrap,
+        &format!(
+            "if [ -e {0} ]; then rm {0}; umount -l {1}; fi; exec rsync \"$@\"\n",
+            once.display(),
+            source.display()
+        ),
+    );
+    sh(&stage.source(), "mkdir d; for i in 1 2 3; do echo $i > d/$i; done; echo 1 > f");
+    let push = stage.live(&[&format!("--rsync={}", wrap.display())]);
+    fs::write(&once, "").unwrap();
+    sh(&stage.source(), "echo 22 > d/2; echo 22 > f");
+    push.wait_event("halted");
+    wait_until("rsync was started", || !once.exists());
+    push.terminate();
+    drop(mount);
+    for name in ["d/1", "d/2", "d/3", "f"] {
+        assert!(stage.t(name).exists(), "{name}");
+    }
+}
+
+#[test]
 fn max_delete_holds_at_a_start_and_live() {
     let stage = Stage::new(Way::Local);
     sh(&stage.source(), "echo 1 > f; for i in 1 2 3 4; do echo 1 > k$i; done");

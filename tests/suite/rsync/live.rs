@@ -97,6 +97,39 @@ fn one_changed_file_is_one_name_and_no_walk() {
 }
 
 #[test]
+fn an_older_rsync_is_told_by_patterns_and_comes_to_the_same() {
+    let stage = Stage::new(Way::Local);
+    let wrap = stage.path("older");
+    let lists = stage.path("lists").display().to_string();
+    script(
+        &wrap,
+        &format!(
+            "case \"$*\" in *--version*) echo 'rsync  version 3.1.3  protocol version 31'; exit;;
+             *--files-from*) echo >> {lists};; esac; exec rsync \"$@\"\n"
+        ),
+    );
+    sh(&stage.source(), "mkdir -p d/e; echo 1 > d/e/f; echo 1 > keep; echo 1 > x.o");
+    let rsync = format!("--rsync={}", wrap.display());
+    let push = stage.live(&[&rsync, "--exclude", "*.o"]);
+    sh(&stage.source(), "rm x.o");
+    for (what, change) in [
+        ("the same size", "echo 2 > d/e/f; echo 3 > y.o; rm y.o"),
+        ("a directory", "mkdir -p n/m; echo 1 > n/m/f"),
+        ("a directory for a directory", "mkdir z; echo 1 > z/z; rm -r n; mv z n"),
+        ("deletes", "rm -r d"),
+    ] {
+        sh(&stage.source(), change);
+        settles(&stage, &push, what);
+    }
+    for name in ODD {
+        fs::write(odd(&stage.source(), name), "1").unwrap();
+    }
+    settles(&stage, &push, "odd names");
+    assert!(!stage.path("lists").exists());
+    push.terminate();
+}
+
+#[test]
 fn deletes_happen_when_they_are_asked_for() {
     for (when, at_start, live) in
         [("no", false, false), ("startup", true, false), ("running", false, true)]
