@@ -220,13 +220,11 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let (Some(pid), Ok(runtime)) =
-            (pid.and_then(rustix::process::Pid::from_raw), tokio::runtime::Handle::try_current())
-        else {
-            return;
-        };
+        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return };
         // It removes its temporary names; what ignores it is killed when the child is dropped.
-        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok() {
+        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CLEANING, child.wait()).await;
             });

@@ -161,6 +161,8 @@ impl Loop {
                 Came::Stop => {
                     let last = async { while self.runs.join_next().await.is_some() {} };
                     let _ = tokio::time::timeout(LAST_ORDERS, last).await;
+                    // None outlives us.
+                    self.runs.shutdown().await;
                     return Ok(Exit::Done);
                 }
             }

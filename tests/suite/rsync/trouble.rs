@@ -133,6 +133,23 @@ fn a_directory_of_the_target_that_cannot_be_written_holds_nothing_else_up() {
 }
 
 #[test]
+fn no_rsync_outlives_lsyncd() {
+    let stage = Stage::new(Way::Local);
+    let pid = stage.path("pid");
+    let rsync = spoiled(&stage, &format!("echo $$ > {}; exec sleep 1000", pid.display()));
+    let push = stage.live(&[&rsync]);
+    fs::write(stage.path("once"), "").unwrap();
+    fs::write(stage.s("f"), "1").unwrap();
+    wait_until("it hangs", || fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n')));
+    push.terminate();
+    let pid = fs::read_to_string(&pid).unwrap();
+    let proc = Path::new("/proc").join(pid.trim());
+    wait_until("it has ended", || {
+        fs::read_to_string(proc.join("cmdline")).map_or(true, |line| !line.contains("sleep"))
+    });
+}
+
+#[test]
 fn without_rsync_it_says_so_and_how_to_do_without() {
     let stage = Stage::new(Way::Local);
     fs::write(stage.s("f"), "1").unwrap();
