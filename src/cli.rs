@@ -100,6 +100,8 @@ pub enum Invocation {
     },
     /// Put an agent on a host, or test it.
     Agent(Box<AgentVisit>),
+    /// Do what Lsyncd 2 would do with this command line.
+    Two(Box<legacy::CommandLine>),
     /// Load this configuration of Lsyncd 2 and say what it means.
     Check(OsString),
     /// Load this configuration of Lsyncd 2 and print the same as TOML.
@@ -200,7 +202,7 @@ fn old(words: &[OsString], world: &World) -> Result<Invocation> {
         legacy::Answer::Monitors => {
             Ok(Invocation::Print { text: legacy::MONITORS.to_owned(), exit: Exit::Failed })
         }
-        legacy::Answer::Run(line) => Err(legacy::not_there_yet(&line)),
+        legacy::Answer::Run(line) => Ok(Invocation::Two(line)),
         legacy::Answer::Not(error) => Err(error),
     }
 }

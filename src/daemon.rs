@@ -98,8 +98,17 @@ pub async fn push(
             }
             AnyMirror::Rsync(config) => {
                 let config = Arc::new(*config);
-                let mirror =
-                    RsyncRunning { events, config, source, once, dry_run, metrics, stop, starts };
+                let mirror = RsyncRunning {
+                    events,
+                    config,
+                    source,
+                    once,
+                    dry_run,
+                    metrics,
+                    stop,
+                    starts,
+                    tunnel: None,
+                };
                 Begun { name, run: Box::pin(run_rsync(mirror)) }
             }
         });

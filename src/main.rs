@@ -6,10 +6,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use lsyncd::carrier::action::ActionLog;
+use lsyncd::cli::legacy::CommandLine;
 use lsyncd::cli::{self, AgentVisit, Invocation, Output, World, two};
 use lsyncd::config::AnyMirror;
+use lsyncd::config::settings::Settings;
+use lsyncd::daemon::detach::{Detached, Report, detach};
+use lsyncd::daemon::pidfile::PidFile;
+use lsyncd::daemon::two::{Reload, Setup, Told};
 use lsyncd::daemon::{self, PushOptions};
 use lsyncd::error::{Error, Exit, Result};
+use lsyncd::view::two::{LogOptions, Traces, TwoLog};
 use lsyncd::view::{self, LogFormat, Screen, Style, View};
 use tracing_subscriber::EnvFilter;
 
@@ -19,7 +26,7 @@ fn main() -> ExitCode {
     }
     let screen = Screen::new(wants_times());
     match run(&screen) {
-        Ok(exit) => ExitCode::from(exit as u8),
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             // The last words are an answer to whoever called, not an event in a log.
             view::show_error(&Screen::new(false), &error);
@@ -49,9 +56,10 @@ fn wants_times() -> bool {
     journal.as_os_str() != OsStr::new(&format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-fn run(screen: &Screen) -> Result<Exit> {
+fn run(screen: &Screen) -> Result<u8> {
     let world = World::of_this_process();
-    match cli::parse(std::env::args_os(), &world)? {
+    let exit = match cli::parse(std::env::args_os(), &world)? {
+        Invocation::Two(line) => return run_two(&line, &world),
         Invocation::Print { text, exit } => print(text.as_bytes(), exit),
         Invocation::Generate(what) => print(&cli::generate(what)?, Exit::Done),
         Invocation::Push { mirrors, once, dry_run, output } => {
@@ -64,7 +72,8 @@ fn run(screen: &Screen) -> Result<Exit> {
         Invocation::Migrate(config) => {
             print(two::migrate(&two::load_file(&config, &world)?).as_bytes(), Exit::Done)
         }
-    }
+    };
+    exit.map(|exit| exit as u8)
 }
 
 fn push(
@@ -85,6 +94,68 @@ fn push(
     });
     view.close();
     result
+}
+
+/// What Lsyncd 2 would do: load, become a daemon unless told otherwise, and run.
+fn run_two(line: &CommandLine, world: &World) -> Result<u8> {
+    // What is said while it loads, people see, wherever the log goes then.
+    let loading = LogOptions { daemon: false, ..LogOptions::new(&Settings::default(), &line.log) };
+    let early = Arc::new(TwoLog::new(&loading)?);
+    let setup = two::load(line, world, early)?;
+    let log = Arc::new(TwoLog::new(&LogOptions::new(&setup.settings, &line.log))?);
+    let mut report = match setup.settings.nodaemon {
+        true => None,
+        false => match detach()? {
+            Detached::Launcher(exit) => return Ok(exit as u8),
+            Detached::Daemon(report) => Some(report),
+        },
+    };
+    let started = || report.take().map_or(Ok(()), Report::started);
+    let result = keep_two(line, world, setup, &log, started);
+    result.or_else(|error| {
+        log.error(&error);
+        // Whoever launched it still waits, and hears of it too.
+        if let Some(report) = report {
+            report.failed(&error);
+        }
+        Ok(error.exit() as u8)
+    })
+}
+
+/// Runs what was loaded, in the process that stays.
+fn keep_two(
+    line: &CommandLine,
+    world: &World,
+    setup: Setup,
+    log: &Arc<TwoLog>,
+    started: impl FnOnce() -> Result<()>,
+) -> Result<u8> {
+    log.startup();
+    tracing_subscriber::fmt()
+        .with_max_level(if log.wants("Debug") {
+            tracing::Level::DEBUG
+        } else {
+            tracing::Level::WARN
+        })
+        .with_ansi(false)
+        .without_time()
+        .with_level(false)
+        .with_target(false)
+        .with_writer(Traces(Arc::clone(log)))
+        .init();
+    for warning in &setup.settings.warnings {
+        log.line("Warn", warning);
+    }
+    // Held, and locked, until the end.
+    let _pidfile = setup.settings.pidfile.as_deref().map(PidFile::create).transpose()?;
+    let (line, world, heard) = (line.clone(), world.clone(), Arc::clone(log));
+    let reload: Reload = Box::new(move || {
+        let setup = two::load(&line, &world, Arc::clone(&heard) as Arc<dyn ActionLog>)?;
+        let log = TwoLog::new(&LogOptions::new(&setup.settings, &line.log))?.running();
+        Ok((setup, Arc::new(log) as Arc<dyn Told>))
+    });
+    let told = Arc::clone(log) as Arc<dyn Told>;
+    on_runtime(daemon::two::run(setup, reload, told, started))
 }
 
 fn agent(screen: &Screen, visit: &AgentVisit) -> Result<Exit> {

@@ -25,6 +25,8 @@ mod rsync;
 mod ssh;
 #[path = "suite/tree.rs"]
 mod tree;
+#[path = "suite/two.rs"]
+mod two;
 #[path = "suite/watch.rs"]
 mod watch;
 #[path = "suite/world.rs"]

@@ -15,6 +15,7 @@ use lsync_protocol::path::Escaped;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::carrier::tunnel::Tunnel;
 use crate::config::rsync::RsyncMirror;
 use crate::error::{Error, Result};
 use crate::metrics::Step;
@@ -66,6 +67,8 @@ pub struct Rsync {
     config: Arc<RsyncMirror>,
     /// Lists of exactly what changed can be handed over.
     lists: bool,
+    /// Through which the target is reached.
+    tunnel: Option<Arc<Tunnel>>,
 }
 
 impl Rsync {
@@ -75,7 +78,7 @@ impl Rsync {
     /// There is no rsync here.
     pub async fn probe(config: Arc<RsyncMirror>) -> Result<Rsync> {
         if config.options.is_wrapper() {
-            return Ok(Rsync { config, lists: false });
+            return Ok(Rsync { config, lists: false, tunnel: None });
         }
         let mut asked = Command::new(config.options.program());
         asked.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
@@ -87,7 +90,14 @@ impl Rsync {
         let lists = version.is_some_and(|version| version >= LISTS_SINCE)
             && config.options.takes_lists()
             && paths::rules_fit(&config);
-        Ok(Rsync { config, lists })
+        Ok(Rsync { config, lists, tunnel: None })
+    }
+
+    /// Reaches the target through a tunnel: each call waits until it is there.
+    #[must_use]
+    pub fn through(mut self, tunnel: Option<Arc<Tunnel>>) -> Rsync {
+        self.tunnel = tunnel;
+        self
     }
 
     /// Is the program handed exactly what changed?
@@ -161,7 +171,12 @@ impl Rsync {
         } else {
             command.arg(config.source_words());
         }
-        command.arg(&config.target);
+        match &self.tunnel {
+            Some(tunnel) => {
+                command.arg(tunnel.ready().await.fill(&config.target.to_string_lossy()))
+            }
+            None => command.arg(&config.target),
+        };
         command
             .stdin(if call.input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())

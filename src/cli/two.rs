@@ -45,10 +45,8 @@ pub fn load(line: &CommandLine, world: &World, log: Arc<dyn ActionLog>) -> Resul
     }
     if let Some(config) = &line.config {
         let file = world.cwd.join(config);
-        if !file.exists()
-            && let Some(error) = legacy::mistyped(config)
-        {
-            return Err(error);
+        if !file.exists() {
+            return Err(legacy::no_config(config));
         }
         reader.run(&file)?;
     }
@@ -72,7 +70,7 @@ pub fn load(line: &CommandLine, world: &World, log: Arc<dyn ActionLog>) -> Resul
     let agents: Vec<MirrorConfig> = mirrors
         .iter()
         .filter_map(|mirror| match &mirror.carried {
-            Carried::Agent(config) => Some((**config).clone()),
+            Carried::Agent(config, _) => Some((**config).clone()),
             _ => None,
         })
         .collect();
@@ -152,7 +150,7 @@ fn resolve(
         ),
         Way::Rsync => {
             let mirror = rsync::mirror(&entry, filter, settings, world).map_err(here)?;
-            (Carried::Rsync(Box::new(mirror)), "rsync".to_owned(), Vec::new())
+            (Carried::Rsync(Box::new(mirror)), "the system's rsync".to_owned(), Vec::new())
         }
         Way::RsyncSsh | Way::Direct => match by_agent(&entry, &filter, world).map_err(here)? {
             Ok((config, notes)) => {
@@ -160,7 +158,12 @@ fn resolve(
                     Target::Local(_) => "lsyncd itself".to_owned(),
                     Target::Ssh(_) => "lsync-agent".to_owned(),
                 };
-                (Carried::Agent(Box::new(config)), why, notes)
+                // A target that rsync cannot take is the agent's alone.
+                let spare = match config.target {
+                    Target::Ssh(_) => rsync::mirror(&entry, filter, settings, world).ok(),
+                    Target::Local(_) => None,
+                };
+                (Carried::Agent(Box::new(config), spare.map(Box::new)), why, notes)
             }
             Err(only) => {
                 let mirror = rsync::mirror(&entry, filter, settings, world).map_err(here)?;
@@ -170,8 +173,9 @@ fn resolve(
         },
     };
     let target = match &carried {
-        Carried::Agent(config) => config.target.to_string(),
-        _ => entry
+        Carried::Agent(config, _) => with_slash(config.target.to_string()),
+        Carried::Rsync(config) => shown(&config.target),
+        Carried::Actions(..) => entry
             .target
             .as_deref()
             .map(|target| shown(OsStr::from_bytes(target)))
@@ -180,6 +184,14 @@ fn resolve(
     let source = entry.source.clone();
     let Entry { rules, crontab, tunnel, .. } = entry;
     Ok(TwoMirror { name, source, target, carried, why, notes, rules, crontab, tunnel })
+}
+
+/// As Lsyncd 2 writes targets.
+fn with_slash(mut target: String) -> String {
+    if !target.ends_with(['/', ':']) {
+        target.push('/');
+    }
+    target
 }
 
 fn in_entry(name: &str, error: &Error) -> Error {

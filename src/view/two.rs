@@ -16,7 +16,9 @@ use lsync_protocol::path::Escaped;
 
 use super::Style;
 use super::words::{Line, Words, safe, step_text};
+use crate::carrier::action::ActionLog;
 use crate::config::settings::{Facility, Settings};
+use crate::daemon::two::Told;
 use crate::error::{Error, Result};
 use crate::metrics::{Counter, Counters, Metrics, Notice};
 
@@ -313,6 +315,18 @@ impl TwoLog {
                 self.write(&mut state, category, &text, now);
             }
         }
+    }
+}
+
+impl ActionLog for TwoLog {
+    fn line(&self, category: &str, text: &str) {
+        TwoLog::line(self, category, text);
+    }
+}
+
+impl Told for TwoLog {
+    fn ends(&self, mirror: &str, source: &str, target: &str) {
+        TwoLog::ends(self, mirror, source, target);
     }
 }
 

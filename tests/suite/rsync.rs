@@ -127,6 +127,7 @@ impl Mirror {
                     metrics,
                     stop: stopped,
                     starts: Arc::new(Starts::new(1)),
+                    tunnel: None,
                 };
                 run(running).await
             })

@@ -28,7 +28,7 @@ fn one(text: &mut String, mirror: &TwoMirror) {
     };
     line("carried by", &mirror.why);
     match &mirror.carried {
-        Carried::Agent(config) => {
+        Carried::Agent(config, _) => {
             line("delay", &seconds(config.delay));
             line("deletes", deletes(config.delete));
             line("brings", &brings(config));

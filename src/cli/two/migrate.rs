@@ -48,7 +48,7 @@ fn one(text: &mut String, mirror: &TwoMirror) {
     key("name", quoted(&mirror.name));
     key("source", quoted(&mirror.source.to_string_lossy()));
     match &mirror.carried {
-        Carried::Agent(config) => agent(&mut key, config),
+        Carried::Agent(config, _) => agent(&mut key, config),
         Carried::Rsync(rsync) => {
             key("target", quoted(&rsync.target.to_string_lossy()));
             key("rsync", "true".to_owned());

@@ -31,7 +31,7 @@ fn agent(keys: &str) -> std::result::Result<MirrorConfig, String> {
         "sync {{ default.rsyncssh, source = SRC, host = 'h', targetdir = '/t', {keys} }}"
     ));
     match mirror.carried {
-        Carried::Agent(config) => Ok(*config),
+        Carried::Agent(config, _) => Ok(*config),
         _ => Err(mirror.why),
     }
 }
@@ -128,7 +128,7 @@ fn the_command_line_stands_above_the_file() {
         setup.settings.logfile.as_ref().unwrap().is_absolute(),
         "a daemon leaves its directory"
     );
-    let Carried::Agent(direct) = &setup.mirrors[0].carried else { panic!() };
+    let Carried::Agent(direct, _) = &setup.mirrors[0].carried else { panic!() };
     assert_eq!(direct.delay, Duration::from_secs(7));
     let processes: Vec<usize> = setup.mirrors[1..]
         .iter()

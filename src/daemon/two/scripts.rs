@@ -1,16 +1,16 @@
 //! Syncs with actions of their own: one interpreter for all of them, a feed for each.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use mlua::Lua;
-use tokio::task::JoinSet;
 
-use super::Told;
-use super::status::{Board, Knows, Watched};
+use super::{Told, clock};
 use crate::carrier::action::{
-    self, ActionLog, ActionOptions, ActionSync, ChildOutput, Standing, Verdict,
+    self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing, Verdict,
 };
 use crate::config::WatchChoice;
+use crate::config::crontab::Crontab;
 use crate::config::lua::Entry;
 use crate::config::rsync::ExitMeaning;
 use crate::config::settings::{InotifyMode, Settings};
@@ -20,34 +20,53 @@ use crate::mirror::actions::{WriteMode, feed};
 use crate::source::{Scope, Source};
 use crate::watch::WatchLimits;
 
-/// Takes the interpreter to its thread and feeds the syncs whose actions it runs.
+/// A sync with actions of its own.
+pub(super) struct Own {
+    pub(super) entry: Entry,
+    pub(super) filter: Filter,
+    pub(super) crontab: Option<Crontab>,
+}
+
+/// The end of one sync.
+type Feed = Pin<Box<dyn Future<Output = Result<Exit>> + Send>>;
+
+/// What was begun.
+pub(super) struct Begun {
+    pub(super) actions: Arc<Actions>,
+    /// Each sync: its name, its source, and what feeds it.
+    pub(super) feeds: Vec<(String, Arc<Source>, Feed)>,
+    pub(super) clocks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// Takes the interpreter to its thread and feeds the syncs whose actions it runs. `once`: until
+/// their startups are done.
 ///
 /// # Errors
 /// A source cannot be watched, or a command cannot be understood.
 pub(super) fn start(
     lua: Lua,
-    own: Vec<(Entry, Filter)>,
+    own: Vec<Own>,
     settings: &Settings,
     insist: bool,
+    once: bool,
     told: &Arc<dyn Told>,
-    running: &mut JoinSet<(String, Result<Exit>)>,
-    board: &mut Board,
-) -> Result<()> {
+) -> Result<Begun> {
     let log: Arc<dyn ActionLog> = Arc::clone(told) as Arc<dyn ActionLog>;
     let mode = match settings.inotify_mode {
         InotifyMode::CloseWrite => WriteMode::CloseWrite,
         InotifyMode::Modify => WriteMode::Modify,
         InotifyMode::CloseWriteOrModify => WriteMode::CloseWriteOrModify,
     };
-    let mut sources = Vec::new();
-    for (entry, filter) in &own {
-        let filter = Arc::new(filter.clone());
-        let scope = Scope { filter, one_file_system: false, max_size: None };
+    let (mut sources, mut syncs, mut crontabs) = (Vec::new(), Vec::new(), Vec::new());
+    for Own { entry, filter, crontab } in own {
+        let scope =
+            Scope { filter: Arc::new(filter.clone()), one_file_system: false, max_size: None };
         let source = Arc::new(Source::open(&entry.source, scope)?);
         source.watch(WatchChoice::Auto, WatchLimits::default())?;
         sources.push((entry.name.clone(), source));
+        syncs.push(sync(entry, filter, insist));
+        crontabs.push(crontab);
     }
-    let syncs = own.into_iter().map(|(entry, filter)| sync(entry, filter, insist)).collect();
     let options = ActionOptions {
         max_processes: settings.max_processes.and_then(|most| usize::try_from(most).ok()),
         output: match (&settings.logfile, settings.nodaemon) {
@@ -57,31 +76,43 @@ pub(super) fn start(
         },
     };
     let actions = Arc::new(action::start(lua, syncs, options, Arc::clone(&log))?);
-    for (number, (name, source)) in sources.into_iter().enumerate() {
-        board.syncs.push(Watched {
-            name: name.clone(),
-            source: Arc::clone(&source),
-            rules: Vec::new(),
-            knows: Knows::Scripts(number),
-        });
-        let (actions, log) = (Arc::clone(&actions), Arc::clone(&log));
-        running.spawn(async move {
-            let overview = actions.overview();
-            feed(source, actions, number, mode, log).await;
-            let standing = overview.borrow().syncs.get(number).copied();
-            let ended = match standing {
+    let mut begun = Begun { feeds: Vec::new(), clocks: Vec::new(), actions };
+    for (number, ((name, source), crontab)) in sources.into_iter().zip(crontabs).enumerate() {
+        if let Some(crontab) = crontab {
+            let actions = Arc::clone(&begun.actions);
+            let due = move || actions.full(number);
+            begun.clocks.push(Box::pin(clock::keep(crontab, name.clone(), Arc::clone(told), due)));
+        }
+        let (actions, log) = (Arc::clone(&begun.actions), Arc::clone(&log));
+        let (called, fed) = (name.clone(), Arc::clone(&source));
+        let end = async move {
+            let mut overview = actions.overview();
+            let feed = feed(fed, Arc::clone(&actions), number, mode, log);
+            if once {
+                let started = overview.wait_for(|now| {
+                    now.finished.is_some()
+                        || now.syncs.get(number).is_none_or(|sync| *sync != Standing::Starting)
+                });
+                tokio::select! {
+                    () = feed => {}
+                    _ = started => {}
+                }
+            } else {
+                feed.await;
+            }
+            let standing = actions.overview().borrow().syncs.get(number).copied();
+            match standing {
                 Some(Standing::Failed { at_start: true }) => {
-                    Err(Error::failed(format!("{name} failed at its start"))
+                    Err(Error::failed(format!("{called} failed at its start"))
                         .hint("settings { insist = true } tries that again"))
                 }
-                Some(Standing::Failed { .. }) => Err(Error::failed(format!("{name} has failed"))),
+                Some(Standing::Failed { .. }) => Err(Error::failed(format!("{called} has failed"))),
                 _ => Ok(Exit::Done),
-            };
-            (name, ended)
-        });
+            }
+        };
+        begun.feeds.push((name, source, Box::pin(end)));
     }
-    board.actions = Some(actions);
-    Ok(())
+    Ok(begun)
 }
 
 /// A sync as the interpreter's thread takes it.

@@ -26,6 +26,8 @@ pub(super) enum Knows {
     Mirror(mpsc::Sender<oneshot::Sender<Pending>>),
     /// The interpreter, by the sync's number.
     Scripts(usize),
+    /// It has a queue of its own that is not told.
+    Nobody,
 }
 
 /// One sync on the board.
@@ -84,6 +86,7 @@ impl Board {
                     let lines = pending.lines.iter().map(line).collect();
                     (pending.count, lines, sync.rules.clone())
                 }
+                Knows::Nobody => (0, Vec::new(), sync.rules.clone()),
                 Knows::Scripts(number) => match scripts.get(*number) {
                     None => (0, Vec::new(), sync.rules.clone()),
                     Some(status) => {

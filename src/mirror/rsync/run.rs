@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::look::{look, walk};
 use super::{Effect, Event, Rules, State};
 use crate::carrier::rsync::{End, Full, Outcome, Rsync, Run};
+use crate::carrier::tunnel::Tunnel;
 use crate::config::rsync::RsyncMirror;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{self, Counter, Metrics, Notice, Progress};
@@ -43,6 +44,8 @@ pub struct RsyncRunning {
     pub stop: watch::Receiver<bool>,
     /// Where it tells whether its first run succeeded.
     pub starts: Arc<Starts>,
+    /// Through which its target is reached; the target's `^localport` is filled in.
+    pub tunnel: Option<Arc<Tunnel>>,
 }
 
 /// How far a run has come.
@@ -232,7 +235,7 @@ impl Loop {
     async fn start(&mut self, run: u64, what: Run) {
         if self.rsync.is_none() {
             match Rsync::probe(Arc::clone(&self.running.config)).await {
-                Ok(rsync) => self.rsync = Some(rsync),
+                Ok(rsync) => self.rsync = Some(rsync.through(self.running.tunnel.clone())),
                 Err(error) => {
                     let outcome = Outcome { end: End::Die(error), ..Outcome::default() };
                     self.runs.spawn(async move { (run, Ok(outcome)) });

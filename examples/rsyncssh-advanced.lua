@@ -1,0 +1,35 @@
+-- Several directories to several hosts, with what they have in common written once. A configuration
+-- is a program: tables, loops and functions are all there.
+
+settings {
+	logfile = '/var/log/lsyncd.log',
+	statusFile = '/run/lsyncd.status',
+	statusInterval = 20,
+	insist = true,
+}
+
+local common = {
+	default.rsyncssh,
+	delay = 3,
+	delete = 'running',
+	rsync = {
+		archive = true,
+		bwlimit = 20000,
+	},
+	ssh = {
+		port = 22,
+		identityFile = '/root/.ssh/id_ed25519',
+	},
+}
+
+for _, host in ipairs { 'backup-a', 'backup-b' } do
+	for _, dir in ipairs { 'in' } do
+		sync {
+			common,
+			name = dir .. '-to-' .. host,
+			source = '/srv/' .. dir,
+			host = host,
+			targetdir = '/srv/out/' .. dir,
+		}
+	end
+end

@@ -1,0 +1,27 @@
+-- Tells a channel what is uploaded. ii, the file based client of irc, holds the connection: what is
+-- written into its `in` is said, what is said there comes out of its `out`.
+
+settings { nodaemon = true }
+
+local channel = '/srv/irc/in'
+
+-- One line, whatever stands in the name.
+local function line(text)
+	return (text:gsub('%c', '?')) .. '\n'
+end
+
+local function say(event)
+	if event.isdir then
+		return
+	end
+	spawnShell(event, 'cat >> "$1"', '<', line('uploaded: ' .. event.name), channel)
+end
+
+sync {
+	source = '/srv/in',
+	delay = 1,
+	onCreate = say,
+	onMove = function(_, to)
+		spawn(to, 'sh', '<', line('moved: ' .. to.name), '-c', 'cat >> "$1"', 'sh', channel)
+	end,
+}
