@@ -13,17 +13,16 @@ local postcmd = {
 	-- The function of default.rsync does the work; ours puts a marker behind it.
 	action = function(inlet)
 		local event = inlet.getEvent()
-		if event.isPostcmd then
+		if event.etype == 'Blanket' then
 			spawnShell(event, event.config.postcmd)
 			return
 		end
-		local marker = inlet.createBlanketEvent()
-		marker.isPostcmd = true
+		inlet.createBlanketEvent()
 		default.rsync.action(inlet)
 	end,
 
 	collect = function(agent, exitcode)
-		if not agent.isList and agent.isPostcmd then
+		if not agent.isList and agent.etype == 'Blanket' then
 			if exitcode ~= 0 then
 				log('Warn', 'the command after it ended with ' .. exitcode)
 			end

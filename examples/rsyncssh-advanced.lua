@@ -23,13 +23,13 @@ local common = {
 }
 
 for _, host in ipairs { 'backup-a', 'backup-b' } do
-	for _, dir in ipairs { 'in' } do
+	for source, targetdir in pairs { ['/srv/in'] = '/srv/out' } do
 		sync {
 			common,
-			name = dir .. '-to-' .. host,
-			source = '/srv/' .. dir,
+			name = source .. ' to ' .. host,
+			source = source,
 			host = host,
-			targetdir = '/srv/out/' .. dir,
+			targetdir = targetdir,
 		}
 	end
 end

@@ -10,18 +10,20 @@ local function line(text)
 	return (text:gsub('%c', '?')) .. '\n'
 end
 
-local function say(event)
+local function say(event, what)
 	if event.isdir then
 		return
 	end
-	spawnShell(event, 'cat >> "$1"', '<', line('uploaded: ' .. event.name), channel)
+	spawn(event, 'sh', '<', line(what .. ': ' .. event.name), '-c', 'cat >> "$1"', 'sh', channel)
 end
 
 sync {
 	source = '/srv/in',
 	delay = 1,
-	onCreate = say,
+	onCreate = function(event)
+		say(event, 'uploaded')
+	end,
 	onMove = function(_, to)
-		spawn(to, 'sh', '<', line('moved: ' .. to.name), '-c', 'cat >> "$1"', 'sh', channel)
+		say(to, 'moved')
 	end,
 }

@@ -87,6 +87,13 @@ impl Error {
         self.no_agent
     }
 
+    /// The same error, where every failure ends with [`Exit::Failed`] (Lsyncd 2's command lines).
+    #[must_use]
+    pub fn as_failed(mut self) -> Error {
+        self.exit = Exit::Failed;
+        self
+    }
+
     /// The exit code this leads to when nothing catches it.
     #[must_use]
     pub fn exit(&self) -> Exit {

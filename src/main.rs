@@ -101,7 +101,7 @@ fn run_two(line: &CommandLine, world: &World) -> Result<u8> {
     // What is said while it loads, people see, wherever the log goes then.
     let loading = LogOptions { daemon: false, ..LogOptions::new(&Settings::default(), &line.log) };
     let early = Arc::new(TwoLog::new(&loading)?);
-    let setup = two::load(line, world, early)?;
+    let setup = two::load(line, world, early).map_err(Error::as_failed)?;
     let log = Arc::new(TwoLog::new(&LogOptions::new(&setup.settings, &line.log))?);
     let mut report = match setup.settings.nodaemon {
         true => None,
@@ -118,7 +118,7 @@ fn run_two(line: &CommandLine, world: &World) -> Result<u8> {
         if let Some(report) = report {
             report.failed(&error);
         }
-        Ok(error.exit() as u8)
+        Ok(Exit::Failed as u8)
     })
 }
 

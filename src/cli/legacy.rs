@@ -15,10 +15,6 @@ use crate::config::settings::Settings;
 use crate::config::value;
 use crate::error::Error;
 
-mod today;
-
-pub use today::{mistyped, not_there_yet};
-
 /// What a command line of Lsyncd 2 asks for.
 #[derive(Debug)]
 pub enum Answer {
@@ -186,7 +182,7 @@ fn line(words: &[OsString]) -> Result<Answer, Error> {
             line.config = Some((*config).to_owned());
             Ok(Answer::Run(Box::new(line)))
         }
-        _ => Err(today::several_configs(&configs)),
+        _ => Err(several_configs(&configs)),
     }
 }
 
@@ -227,6 +223,33 @@ impl CommandLine {
         }
         Ok(())
     }
+}
+
+/// The error for more than one word that is no option.
+fn several_configs(configs: &[&OsStr]) -> Error {
+    let error = Error::failed("There can only be one config file in the command line.");
+    match push_command(configs) {
+        Some(command) if configs.len() == 2 => {
+            error.hint(format!("to mirror one to the other: {command}"))
+        }
+        _ => error,
+    }
+}
+
+/// A `push` with these words, if all of them can be shown and typed.
+fn push_command(words: &[&OsStr]) -> Option<String> {
+    let mut command = "lsyncd push".to_owned();
+    for word in words {
+        let text = word.to_str().filter(|t| Escaped(t.as_bytes()).to_string() == **t)?;
+        let plain = |c: char| c.is_alphanumeric() || "/._-+:@,=~".contains(c);
+        command.push(' ');
+        if !text.is_empty() && text.chars().all(plain) {
+            command.push_str(text);
+        } else {
+            command.push_str(&format!("'{}'", text.replace('\'', "'\\''")));
+        }
+    }
+    Some(command)
 }
 
 /// The error for a configuration file that is not there; perhaps it was to be a command.

@@ -225,7 +225,7 @@ fn what_is_wrong_ends_with_255_before_anything_begins() {
     }
     let (code, said) = Two::start(&stage, &["-nodaemon", "no.lua"]).code();
     assert_eq!(code, Some(255));
-    assert!(said.contains("cannot load") && said.contains("no such file or directory"), "{said}");
+    assert!(said.contains("Cannot find config file at 'no.lua'."), "{said}");
 }
 
 #[test]

@@ -43,11 +43,19 @@ function default.action(inlet)
 	if event.status == 'wait' then inlet.discardEvent(event) end
 end
 
--- onStartup, which all else waits for.
+-- A sync and where it leads, in lines of the log.
+local function ends(agent)
+	return agent.target and agent.source .. ' -> ' .. agent.target or agent.source
+end
+
+-- onStartup, which all else waits for. Where it runs nothing the start is over at once.
 function default.init(event)
 	local config = event.config
 	if type(config.onStartup) == 'function' then config.onStartup(event) end
-	if event.status == 'wait' then event.inlet.discardEvent(event) end
+	if event.status == 'wait' then
+		core.log('Normal', 'Startup of ' .. ends(event) .. ' finished.')
+		event.inlet.discardEvent(event)
+	end
 end
 
 -- What an exit code means. Without a table of exit codes only a failing startup is a failure; what
@@ -57,8 +65,7 @@ function default.collect(agent, exitcode, signal)
 	if agent.isList then
 		what = 'a list'
 	elseif agent.etype == 'Init' then
-		startup = 'of ' .. agent.source
-		if agent.target then startup = startup .. ' -> ' .. agent.target end
+		startup = 'of ' .. ends(agent)
 	else
 		what = agent.etype .. ' on ' .. agent.sourcePath
 	end
