@@ -84,14 +84,14 @@ fn errors_are_a_line_and_a_hint_on_standard_error() {
             "lsyncd: lsyncd verify is not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
         ),
         (
-            &["-rsyncssh", "src", "h", "d"],
+            &["-rsyncssh", "no", "h", "d"],
             255,
-            "lsyncd: lsyncd 2's -rsyncssh is not there yet\nhint: the same mirror: lsyncd push --delay 15 --no-perms --no-owner --no-group src h:d\n",
+            "lsyncd: cannot set up -rsyncssh: cannot mirror no: no such file or directory\n",
         ),
         (
             &["lsyncd.conf.lua"],
             255,
-            "lsyncd: cannot run the configuration lsyncd.conf.lua: configuration files are not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
+            "lsyncd: Cannot find config file at 'lsyncd.conf.lua'.\nhint: lsyncd push SOURCE TARGET... mirrors a directory without one\n",
         ),
     ];
     for (words, code, expected) in table {
