@@ -108,6 +108,8 @@ pub async fn push(
                     stop,
                     starts,
                     tunnel: None,
+                    asked: None,
+                    patient: false,
                 };
                 Begun { name, run: Box::pin(run_rsync(mirror)) }
             }

@@ -4,11 +4,11 @@ use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Mirror;
-use crate::collate::{Marks, Step};
+use crate::collate::{Collate, Marks, Step};
 use crate::metrics;
 
 /// No more lines are made: a list of more serves nobody.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// Whoever wants to know asks here, and is answered when the mirror comes round to it.
 pub type Asked = mpsc::Receiver<oneshot::Sender<Pending>>;
@@ -38,19 +38,7 @@ impl Mirror {
     #[must_use]
     pub fn pending(&self) -> Pending {
         let flights = self.flights.all().map(|flight| (true, super::run::step(&flight.op)));
-        let steps = self.collate.steps().iter().map(|one| {
-            let step = match one {
-                Step::Rename { from, to, .. } => {
-                    metrics::Step::Rename { from: from.clone(), to: to.clone() }
-                }
-                Step::Clear { path, dir } => {
-                    metrics::Step::Delete { path: path.clone(), dir: *dir }
-                }
-            };
-            (false, step)
-        });
-        let dirty = self.collate.dirty_paths().map(|(path, marks)| (false, marked(path, marks)));
-        let lines = flights.chain(steps).chain(dirty).take(MOST);
+        let lines = flights.chain(waiting(&self.collate)).take(MOST);
         Pending {
             count: self.dirty() as u64,
             ready: self.is_ready(),
@@ -59,7 +47,19 @@ impl Mirror {
     }
 }
 
-fn marked(path: &RelPath, marks: Marks) -> metrics::Step {
+/// What is dirty and not on its way.
+pub(super) fn waiting(collate: &Collate) -> impl Iterator<Item = (bool, metrics::Step)> + '_ {
+    let steps = collate.steps().iter().map(|one| match one {
+        Step::Rename { from, to, .. } => {
+            metrics::Step::Rename { from: from.clone(), to: to.clone() }
+        }
+        Step::Clear { path, dir } => metrics::Step::Delete { path: path.clone(), dir: *dir },
+    });
+    let dirty = collate.dirty_paths().map(|(path, marks)| marked(path, marks));
+    steps.chain(dirty).map(|step| (false, step))
+}
+
+pub(super) fn marked(path: &RelPath, marks: Marks) -> metrics::Step {
     let path = path.clone();
     if marks.has(Marks::TREE) {
         metrics::Step::Create { path, dir: true }

@@ -23,6 +23,7 @@ use crate::error::{Error, Exit};
 use crate::watch::WatchEvent;
 
 mod look;
+mod pending;
 mod retry;
 pub mod run;
 #[cfg(test)]

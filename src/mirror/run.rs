@@ -679,7 +679,7 @@ pub(super) async fn events(
 }
 
 /// The next who wants to know.
-async fn asked(asked: &mut Option<Asked>) -> Option<oneshot::Sender<Pending>> {
+pub(super) async fn asked(asked: &mut Option<Asked>) -> Option<oneshot::Sender<Pending>> {
     match asked {
         Some(asked) => asked.recv().await,
         None => std::future::pending().await,

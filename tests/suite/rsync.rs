@@ -128,6 +128,8 @@ impl Mirror {
                     stop: stopped,
                     starts: Arc::new(Starts::new(1)),
                     tunnel: None,
+                    asked: None,
+                    patient: false,
                 };
                 run(running).await
             })

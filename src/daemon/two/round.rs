@@ -1,11 +1,11 @@
 //! A configuration that runs: its mirrors, and what runs beside them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lsync_protocol::path::{Escaped, RelPath};
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::scripts::Own;
@@ -21,6 +21,7 @@ use crate::daemon::statusfile::StatusFile;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
+use crate::mirror::pending::Pending;
 use crate::mirror::rsync::run::{RsyncRunning, run as run_rsync};
 use crate::mirror::run::{self, Running, Starts};
 use crate::source::{Scope, Source};
@@ -53,6 +54,8 @@ pub(super) struct Round {
 struct Spare {
     config: Box<RsyncMirror>,
     source: Arc<Source>,
+    /// By which the status file asks the agent's mirror, and then this one.
+    ask: Arc<Mutex<mpsc::Sender<oneshot::Sender<Pending>>>>,
 }
 
 impl Round {
@@ -78,7 +81,7 @@ impl Round {
         };
         let mut own = Vec::new();
         let mut board = Board { syncs: Vec::new(), actions: None, tunnels: tunnels.clone() };
-        for mirror in mirrors {
+        for (place, mirror) in mirrors.into_iter().enumerate() {
             round.introduce(&mirror);
             let TwoMirror { name, carried, rules, crontab, tunnel, .. } = mirror;
             let crontab = match crontab.as_slice() {
@@ -90,11 +93,11 @@ impl Round {
                 Carried::Rsync(config) => {
                     let source = round.watched_for(&config)?;
                     let tunnel = tunnel.and_then(|at| tunnels.get(at).cloned());
-                    round.rsync(&name, *config, &source, tunnel);
-                    (source, Knows::Nobody)
+                    let ask = round.rsync(&name, *config, &source, tunnel);
+                    (source, Knows::Mirror(Arc::new(Mutex::new(ask))))
                 }
                 Carried::Actions(entry, filter) => {
-                    own.push(Own { entry: *entry, filter, crontab });
+                    own.push(Own { place, entry: *entry, filter, crontab });
                     continue;
                 }
             };
@@ -105,18 +108,18 @@ impl Round {
                 }));
             }
             let rules = rules.iter().map(|rule| Escaped(rule).to_string()).collect();
-            board.syncs.push(Watched { name, source, rules, knows });
+            board.syncs.push(Watched { place, name, source, rules, knows });
         }
         if !own.is_empty() {
             // They have nobody to wait for.
             (0..own.len()).for_each(|_| round.starts.tell(true));
             let once = settings.onepass;
             let begun = scripts::start(lua, own, &settings, insist, once, &round.told)?;
-            for (at, (name, source, feed)) in begun.feeds.into_iter().enumerate() {
+            for (at, (place, name, source, feed)) in begun.feeds.into_iter().enumerate() {
                 let called = name.clone();
                 round.mirrors.spawn(async move { (called, feed.await) });
                 let (rules, knows) = (Vec::new(), Knows::Scripts(at));
-                board.syncs.push(Watched { name, source, rules, knows });
+                board.syncs.push(Watched { place, name, source, rules, knows });
             }
             for clock in begun.clocks {
                 round.beside.spawn(clock);
@@ -124,6 +127,7 @@ impl Round {
             board.actions = Some(Arc::clone(&begun.actions));
             round.actions = Some(begun.actions);
         }
+        board.syncs.sort_by_key(|sync| sync.place);
         if let Some(path) = &settings.status_file {
             let file = StatusFile::new(path, settings.status_interval);
             round.beside.spawn(status::keep(board, file, Arc::clone(&round.told)));
@@ -163,6 +167,7 @@ impl Round {
         let watch = live.then_some(config.watch);
         let source = Arc::new(open_source(&config.source, scope, watch, config.rescan)?);
         let (ask, asked) = mpsc::channel(1);
+        let ask = Arc::new(Mutex::new(ask));
         let running = Running {
             events: live.then(|| source.subscribe()),
             config: Arc::new(config),
@@ -177,7 +182,8 @@ impl Round {
             has_other_way: spare.is_some(),
         };
         if let Some(config) = spare {
-            self.spares.insert(name.to_owned(), Spare { config, source: Arc::clone(&source) });
+            let spare = Spare { config, source: Arc::clone(&source), ask: Arc::clone(&ask) };
+            self.spares.insert(name.to_owned(), spare);
         }
         let name = name.to_owned();
         self.mirrors.spawn(async move { (name, run::run(running).await) });
@@ -201,7 +207,8 @@ impl Round {
         config: RsyncMirror,
         source: &Arc<Source>,
         tunnel: Option<Arc<Tunnel>>,
-    ) {
+    ) -> mpsc::Sender<oneshot::Sender<Pending>> {
+        let (ask, asked) = mpsc::channel(1);
         let running = RsyncRunning {
             events: (!self.once).then(|| source.subscribe()),
             config: Arc::new(config),
@@ -212,9 +219,12 @@ impl Round {
             stop: self.stop.subscribe(),
             starts: Arc::clone(&self.starts),
             tunnel,
+            asked: Some(asked),
+            patient: true,
         };
         let name = name.to_owned();
         self.mirrors.spawn(async move { (name, run_rsync(running).await) });
+        ask
     }
 
     /// Waits for the mirrors and for signals. `started` is called once.
@@ -284,7 +294,8 @@ impl Round {
             return Some(error);
         };
         self.told.line("Normal", &format!("{name}: by rsync, since {error}"));
-        self.rsync(name, *spare.config, &spare.source, None);
+        let ask = self.rsync(name, *spare.config, &spare.source, None);
+        *spare.ask.lock().unwrap_or_else(PoisonError::into_inner) = ask;
         None
     }
 

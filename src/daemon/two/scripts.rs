@@ -22,6 +22,7 @@ use crate::watch::WatchLimits;
 
 /// A sync with actions of its own.
 pub(super) struct Own {
+    pub(super) place: usize,
     pub(super) entry: Entry,
     pub(super) filter: Filter,
     pub(super) crontab: Option<Crontab>,
@@ -33,8 +34,8 @@ type Feed = Pin<Box<dyn Future<Output = Result<Exit>> + Send>>;
 /// What was begun.
 pub(super) struct Begun {
     pub(super) actions: Arc<Actions>,
-    /// Each sync: its name, its source, and what feeds it.
-    pub(super) feeds: Vec<(String, Arc<Source>, Feed)>,
+    /// Each sync: its place in the configuration, its name, its source, and what feeds it.
+    pub(super) feeds: Vec<(usize, String, Arc<Source>, Feed)>,
     pub(super) clocks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -58,12 +59,12 @@ pub(super) fn start(
         InotifyMode::CloseWriteOrModify => WriteMode::CloseWriteOrModify,
     };
     let (mut sources, mut syncs, mut crontabs) = (Vec::new(), Vec::new(), Vec::new());
-    for Own { entry, filter, crontab } in own {
+    for Own { place, entry, filter, crontab } in own {
         let scope =
             Scope { filter: Arc::new(filter.clone()), one_file_system: false, max_size: None };
         let source = Arc::new(Source::open(&entry.source, scope)?);
         source.watch(WatchChoice::Auto, WatchLimits::default())?;
-        sources.push((entry.name.clone(), source));
+        sources.push((place, entry.name.clone(), source));
         syncs.push(sync(entry, filter, insist));
         crontabs.push(crontab);
     }
@@ -77,7 +78,8 @@ pub(super) fn start(
     };
     let actions = Arc::new(action::start(lua, syncs, options, Arc::clone(&log))?);
     let mut begun = Begun { feeds: Vec::new(), clocks: Vec::new(), actions };
-    for (number, ((name, source), crontab)) in sources.into_iter().zip(crontabs).enumerate() {
+    for (number, ((place, name, source), crontab)) in sources.into_iter().zip(crontabs).enumerate()
+    {
         if let Some(crontab) = crontab {
             let actions = Arc::clone(&begun.actions);
             let due = move || actions.full(number);
@@ -110,7 +112,7 @@ pub(super) fn start(
                 _ => Ok(Exit::Done),
             }
         };
-        begun.feeds.push((name, source, Box::pin(end)));
+        begun.feeds.push((place, name, source, Box::pin(end)));
     }
     Ok(begun)
 }

@@ -1,6 +1,6 @@
 //! What the status file says of all syncs, gathered from those who know.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -22,16 +22,16 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// Whoever knows what a sync has to do.
 pub(super) enum Knows {
-    /// A mirror, by this queue.
-    Mirror(mpsc::Sender<oneshot::Sender<Pending>>),
+    /// A mirror, by this queue; another one's when another carries it.
+    Mirror(Arc<Mutex<mpsc::Sender<oneshot::Sender<Pending>>>>),
     /// The interpreter, by the sync's number.
     Scripts(usize),
-    /// It has a queue of its own that is not told.
-    Nobody,
 }
 
 /// One sync on the board.
 pub(super) struct Watched {
+    /// Where it stands in the configuration.
+    pub(super) place: usize,
     pub(super) name: String,
     pub(super) source: Arc<Source>,
     pub(super) rules: Vec<String>,
@@ -82,11 +82,11 @@ impl Board {
             }
             let (count, delays, rules) = match &sync.knows {
                 Knows::Mirror(mirror) => {
-                    let pending = ask(mirror).await;
+                    let mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let pending = ask(&mirror).await;
                     let lines = pending.lines.iter().map(line).collect();
                     (pending.count, lines, sync.rules.clone())
                 }
-                Knows::Nobody => (0, Vec::new(), sync.rules.clone()),
                 Knows::Scripts(number) => match scripts.get(*number) {
                     None => (0, Vec::new(), sync.rules.clone()),
                     Some(status) => {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::path::Escaped;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::look::{look, walk};
@@ -17,7 +17,8 @@ use crate::config::rsync::RsyncMirror;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{self, Counter, Metrics, Notice, Progress};
 use crate::mirror::connect::random;
-use crate::mirror::run::{Starts, events, jittered, stopped, until};
+use crate::mirror::pending::{Asked, Pending};
+use crate::mirror::run::{Starts, asked, events, jittered, stopped, until};
 use crate::mirror::{Report, RootTrouble};
 use crate::source::{Events, Source};
 
@@ -46,6 +47,10 @@ pub struct RsyncRunning {
     pub starts: Arc<Starts>,
     /// Through which its target is reached; the target's `^localport` is filled in.
     pub tunnel: Option<Arc<Tunnel>>,
+    /// Who wants to know what it has still to do, if anybody may.
+    pub asked: Option<Asked>,
+    /// An rsync that runs when the mirror has to end is waited for, however long it takes.
+    pub patient: bool,
 }
 
 /// How far a run has come.
@@ -79,6 +84,7 @@ struct Loop {
 enum Came {
     Event(Event),
     Ended(u64, Result<Outcome, RootTrouble>),
+    Asked(oneshot::Sender<Pending>),
     Progress,
     Stop,
 }
@@ -155,15 +161,22 @@ impl Loop {
                     }
                 },
                 () = until(tick) => Came::Event(Event::Tick),
+                Some(reply) = asked(&mut self.running.asked) => Came::Asked(reply),
                 _ = progress.tick(), if !self.ready => Came::Progress,
             };
             match came {
                 Came::Event(event) => self.handle(event).await,
                 Came::Ended(run, outcome) => self.handle(Event::Ended { run, outcome }).await,
+                // Who does not wait any more has no use for the answer.
+                Came::Asked(reply) => drop(reply.send(self.state.pending())),
                 Came::Progress => self.progress(),
                 Came::Stop => {
                     let last = async { while self.runs.join_next().await.is_some() {} };
-                    let _ = tokio::time::timeout(LAST_ORDERS, last).await;
+                    if self.running.patient {
+                        last.await;
+                    } else {
+                        let _ = tokio::time::timeout(LAST_ORDERS, last).await;
+                    }
                     // None outlives us.
                     self.runs.shutdown().await;
                     return Ok(Exit::Done);
