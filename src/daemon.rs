@@ -109,6 +109,7 @@ pub async fn push(
                     starts,
                     tunnel: None,
                     asked: None,
+                    limit: None,
                     patient: false,
                 };
                 Begun { name, run: Box::pin(run_rsync(mirror)) }

@@ -30,6 +30,8 @@ pub enum Notice {
     Deploying { mirror: Arc<str>, host: String },
     /// Something else than the agent brings it over, and why.
     Carrier { mirror: Arc<str>, text: String },
+    /// rsync is run: for these paths, or (`None`) for everything.
+    Rsync { mirror: Arc<str>, paths: Option<Vec<RelPath>> },
     /// How far a walk has come.
     Progress { mirror: Arc<str>, progress: Progress },
     /// The first mirror is complete and live changes flow.
@@ -64,6 +66,7 @@ impl Notice {
             Notice::Connecting { mirror }
             | Notice::Deploying { mirror, .. }
             | Notice::Carrier { mirror, .. }
+            | Notice::Rsync { mirror, .. }
             | Notice::Progress { mirror, .. }
             | Notice::Ready { mirror, .. }
             | Notice::Problem { mirror, .. }

@@ -47,6 +47,8 @@ impl Objects {
         let (event, rest) = match notice {
             Notice::Connecting { .. } => ("connecting", json!({})),
             Notice::Carrier { text, .. } => ("carrier", json!({ "text": text })),
+            // Its steps tell more.
+            Notice::Rsync { .. } => return None,
             Notice::Deploying { host, .. } => ("deploying", json!({ "host": host })),
             Notice::Progress { mirror, progress } => {
                 let last = self.progress.get(mirror);

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
-use lsync_protocol::path::Escaped;
+use lsync_protocol::path::{Escaped, RelPath};
 
 use super::Style;
 use super::words::{Line, Words, safe, step_text};
@@ -298,6 +298,13 @@ impl TwoLog {
                 vec![("Normal", format!("Startup of {name} finished."))]
             }
             Notice::Connecting { .. } => vec![("Debug", format!("connecting to {mirror}"))],
+            Notice::Rsync { paths, .. } => {
+                let ends = match state.ends.get(&**notice.mirror()) {
+                    Some((source, target)) => format!("{} -> {}", safe(source), safe(target)),
+                    None => mirror,
+                };
+                vec![("Normal", rsync_is_run(paths.as_deref(), &ends))]
+            }
             Notice::Warning { text, .. } => vec![("Warn", format!("{mirror}: {}", safe(text)))],
             Notice::Step { step, .. } => vec![("Exec", format!("{mirror}: {}", step_text(step)))],
             Notice::Progress { .. } => Vec::new(),
@@ -338,6 +345,19 @@ impl Metrics for TwoLog {
     fn notice(&self, notice: Notice) {
         self.notice_at(&notice, Instant::now());
     }
+}
+
+/// What Lsyncd 2 says of an rsync.
+fn rsync_is_run(paths: Option<&[RelPath]>, ends: &str) -> String {
+    let Some(paths) = paths else { return format!("recursive full rsync: {ends}") };
+    let mut text = "Calling rsync with filter-list of new/modified files/dirs".to_owned();
+    for path in paths.iter().take(LINES) {
+        text.push_str(&format!("\n/{path}"));
+    }
+    if paths.len() > LINES {
+        text.push_str(&format!("\nand {} more", paths.len() - LINES));
+    }
+    text
 }
 
 fn said(line: Line) -> String {

@@ -132,6 +132,7 @@ impl Words {
             Notice::Connecting { .. }
             | Notice::Deploying { .. }
             | Notice::Carrier { .. }
+            | Notice::Rsync { .. }
             | Notice::Progress { .. }
             | Notice::Warning { .. }
             | Notice::Resumed { .. }

@@ -129,6 +129,7 @@ impl Mirror {
                     starts: Arc::new(Starts::new(1)),
                     tunnel: None,
                     asked: None,
+                    limit: None,
                     patient: false,
                 };
                 run(running).await

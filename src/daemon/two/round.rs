@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lsync_protocol::path::{Escaped, RelPath};
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::scripts::Own;
@@ -48,6 +48,8 @@ pub(super) struct Round {
     stop: watch::Sender<bool>,
     starts: Arc<Starts>,
     once: bool,
+    /// `settings.maxProcesses`.
+    limit: Option<Arc<Semaphore>>,
 }
 
 /// A mirror that may have to be carried by rsync.
@@ -78,6 +80,10 @@ impl Round {
                 false => Starts::new(mirrors.len()),
             }),
             once: settings.onepass,
+            limit: settings.max_processes.map(|most| {
+                let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
+                Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
+            }),
         };
         let mut own = Vec::new();
         let mut board = Board { syncs: Vec::new(), actions: None, tunnels: tunnels.clone() };
@@ -220,6 +226,7 @@ impl Round {
             starts: Arc::clone(&self.starts),
             tunnel,
             asked: Some(asked),
+            limit: self.limit.clone(),
             patient: true,
         };
         let name = name.to_owned();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::path::Escaped;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::look::{look, walk};
@@ -49,6 +49,8 @@ pub struct RsyncRunning {
     pub tunnel: Option<Arc<Tunnel>>,
     /// Who wants to know what it has still to do, if anybody may.
     pub asked: Option<Asked>,
+    /// How many rsyncs may run at a time, of all mirrors together: they take turns.
+    pub limit: Option<Arc<Semaphore>>,
     /// An rsync that runs when the mirror has to end is waited for, however long it takes.
     pub patient: bool,
 }
@@ -265,10 +267,25 @@ impl Loop {
             }
             what => what,
         };
+        let paths = match &what {
+            Run::Full(_) => None,
+            Run::Paths(paths) => Some(paths.all().cloned().collect()),
+        };
+        self.notice(|mirror| Notice::Rsync { mirror, paths });
         let source = Arc::clone(&self.running.source);
+        let (limit, stop) = (self.running.limit.clone(), self.running.stop.clone());
         let (metrics, name) = (Arc::clone(&self.running.metrics), Arc::clone(&self.name));
         let far = Arc::clone(&self.far);
         self.runs.spawn(async move {
+            // It is never closed, so there is always a place to wait for.
+            let _place = match &limit {
+                Some(limit) => limit.acquire().await.ok(),
+                None => None,
+            };
+            if *stop.borrow() {
+                // Nothing is begun any more; what it was for is not forgotten, but lsyncd ends.
+                return (run, Err(RootTrouble::Gone));
+            }
             let opened = tokio::task::spawn_blocking(move || source.root()).await;
             let root = match opened {
                 Ok(Ok(root)) => root,
