@@ -384,11 +384,6 @@ fn places_that_make_no_sense_are_refused() {
         (&["agent", "install"], "missing HOST", Exit::Usage),
         (&["--generate"], "--generate needs a value", Exit::Usage),
         (&["--generate", "csh"], "bad --generate 'csh'", Exit::Usage),
-        (
-            &["lsyncd.conf"],
-            "cannot run the configuration lsyncd.conf: configuration files are not there yet",
-            Exit::Failed,
-        ),
     ];
     for (line, expected, code) in table {
         let (text, hint, exit) = place.error(line);

@@ -208,6 +208,10 @@ fn prelude(lua: &Lua, settings: &Arc<Mutex<Settings>>, cwd: &Path) -> mlua::Resu
         let keys = entry::rsync_values(&config)?;
         Ok(match RsyncOptions::from_keys(&keys) {
             Ok(options) => {
+                let options = match entry::shell(&config).map_err(mlua::Error::runtime)? {
+                    Some(shell) => options.with_shell(&shell),
+                    None => options,
+                };
                 let words = options.live_words().into_iter();
                 (Some(words.map(|word| word.into_vec().into()).collect::<Vec<BString>>()), None)
             }

@@ -415,6 +415,8 @@ mod tests {
             assert_eq!(at, 0);
             bytes += frame.raw().len();
         }
-        assert_eq!(far.carrier.traffic().0 / 1000, 1000);
+        // The content, and what is around it: how many frames carry it depends on who waits.
+        let sent = far.carrier.traffic().0;
+        assert!((1_000_000..1_010_000).contains(&sent), "{sent}");
     }
 }

@@ -209,7 +209,7 @@ pub(super) fn rsync_values(config: &Table) -> mlua::Result<BTreeMap<String, Rsyn
     Ok(values)
 }
 
-fn shell(config: &Table) -> Result<Option<RsyncShell>, String> {
+pub(super) fn shell(config: &Table) -> Result<Option<RsyncShell>, String> {
     let plain = |error: Error| error.to_string();
     let Some(keys) = config.get::<Option<Table>>("ssh").map_err(plain)? else { return Ok(None) };
     let mut options = Vec::new();

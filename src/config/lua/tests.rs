@@ -215,3 +215,17 @@ fn a_tunnel_is_shared_by_those_that_name_it() {
     assert!(told.starts_with("1: Parameter \"tunnel.comand\" unknown."), "{told}");
     assert_eq!(hint.as_deref(), Some("did you mean command?"));
 }
+
+#[test]
+fn functions_of_ones_own_get_the_words_that_rsync_is_called_with() {
+    let program = Tried::new().load(
+        "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = 't', ssh = { port = 22 },
+           rsync = { archive = true, _extra = { '-x' } }, init = function(event) end }",
+    );
+    let program = program.unwrap();
+    let entry = &program.entries[0];
+    assert_eq!(entry.way, Way::Own);
+    let rsync: Table = entry.table.get("rsync").unwrap();
+    let words: Vec<String> = rsync.get("_computed").unwrap();
+    assert_eq!(words, ["-lgoptsD", "-x", "--rsh=ssh -p 22"]);
+}
