@@ -215,6 +215,10 @@ fn by_agent(
     filter: &Filter,
     world: &World,
 ) -> Result<std::result::Result<(MirrorConfig, Vec<String>), String>> {
+    // A tunnel is rsync's way: without it another host might answer to the same name.
+    if entry.tunnel.is_some() {
+        return Ok(Err("tunnel".to_owned()));
+    }
     let asked = match agent::asked(entry) {
         Ok(asked) => asked,
         Err(only) => return Ok(Err(only)),

@@ -78,7 +78,7 @@ fn target(entry: &Entry, world: &World) -> Result<OsString> {
         let beneath = [&target[..=at], &target[at + 3..]].concat();
         return Ok(OsString::from_vec(beneath));
     }
-    if remote || entry.tunnel.is_some() {
+    if remote {
         return Ok(OsString::from_vec(target));
     }
     let path = Path::new(OsStr::from_bytes(&target));

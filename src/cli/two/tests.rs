@@ -65,6 +65,7 @@ fn what_only_rsync_has_is_carried_by_rsync_and_said() {
         ("rsync = { acls = true }", "rsync.acls"),
         ("rsync = { links = false }", "rsync.links = false"),
         ("rsync = { chown = 'a:b' }", "rsync.chown"),
+        ("tunnel = tunnel { command = { 'x' } }", "tunnel"),
     ];
     for (keys, key) in table {
         assert_eq!(agent(keys).unwrap_err(), format!("rsync, since only rsync has {key}"));
@@ -146,6 +147,10 @@ fn what_would_eat_its_source_is_refused() {
         ("sync { default.direct, source = SRC, target = SRC .. '/in' }", "into itself"),
         ("sync { default.rsync, source = SRC, target = '/' }", "it is the root directory"),
         ("sync { default.rsync, source = SRC, target = 'h:/' }", "it is the root directory"),
+        (
+            "sync { default.rsync, source = SRC, target = '/', tunnel = tunnel { command = { 'x' } } }",
+            "it is the root directory",
+        ),
         (
             "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = '/' }",
             "it is the root directory",
