@@ -13,6 +13,7 @@ use mlua::Lua;
 use super::legacy::{self, CommandLine, LineSync};
 use super::{World, place, shown};
 use crate::carrier::action::{self, ActionLog};
+use crate::config::crontab::Crontab;
 use crate::config::lua::{Entry, Program, Reader, Way};
 use crate::config::rsync::RsyncShell;
 use crate::config::settings::Settings;
@@ -142,6 +143,8 @@ fn resolve(
         })?;
     }
     let filter = filter.at_root(entry.source.as_os_str().as_bytes());
+    // Here and not where the clocks start: a reload that has one wrong changes nothing.
+    Crontab::parse(entry.crontab.iter().map(String::as_str)).map_err(here)?;
     let (carried, why, notes) = match entry.way {
         Way::Own => (
             Carried::Actions(Box::new(entry.clone()), filter),

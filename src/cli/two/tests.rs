@@ -168,6 +168,16 @@ fn what_would_eat_its_source_is_refused() {
 }
 
 #[test]
+fn a_crontab_that_cannot_be_is_refused_while_it_loads() {
+    for way in ["default.direct, target = '/t'", "default.rsync, target = '/t'", "action = print"] {
+        let text = format!("sync {{ {way}, name = 'web', source = SRC, crontab = {{ 'never' }} }}");
+        let Err(error) = load(&text) else { panic!("{text}") };
+        assert!(error.to_string().starts_with("web: "), "{error}");
+        assert!(error.to_string().contains("never"), "{error}");
+    }
+}
+
+#[test]
 fn a_configuration_is_said_in_words_and_in_toml() {
     let setup = load(
         "settings { insist = true, statusFile = '/tmp/status' }
