@@ -137,8 +137,12 @@ impl Signals {
         }
     }
 
-    /// Waits for one that ends.
-    async fn end(&mut self) {
-        while let Heard::Again = self.heard().await {}
+    /// Waits for one that ends, and says which.
+    async fn end(&mut self) -> i32 {
+        loop {
+            if let Heard::End(signal) = self.heard().await {
+                return signal;
+            }
+        }
     }
 }

@@ -15,6 +15,8 @@ use super::world::{HOST, wait_until};
 mod differential;
 #[path = "two/examples.rs"]
 mod examples;
+#[path = "two/review.rs"]
+mod review;
 
 /// A running program that writes to files.
 pub struct Two {

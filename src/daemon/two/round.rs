@@ -259,8 +259,10 @@ impl Round {
                     None => return Ended::Exit(self.over(worst, errors)),
                     Some(Ok((_, Ok(_)))) if self.terminated().is_some() => {
                         let code = self.terminated().unwrap_or_default();
-                        self.end().await;
-                        return Ended::Exit(Ok(code));
+                        return Ended::Exit(match self.end_unless(signals).await {
+                            None => Ok(code),
+                            Some(signal) => self.fade(signals, signal).await,
+                        });
                     }
                     Some(Ok((_, Ok(exit)))) => worst = worst.max(exit),
                     Some(Ok((name, Err(error)))) => {
@@ -281,8 +283,10 @@ impl Round {
                     Heard::Again => match tokio::task::block_in_place(reload) {
                         Ok(next) => {
                             self.told.line("Normal", "--- HUP signal, resetting ---");
-                            self.end().await;
-                            return Ended::Again(Box::new(next));
+                            return match self.end_unless(signals).await {
+                                None => Ended::Again(Box::new(next)),
+                                Some(signal) => Ended::Exit(self.fade(signals, signal).await),
+                            };
                         }
                         Err(error) => {
                             let hint = error.hint_text().map(|hint| format!("\nhint: {hint}"));
@@ -337,9 +341,18 @@ impl Round {
         self.told.line("Normal", &format!("--- {name} signal, fading ---"));
         tokio::select! {
             () = self.end() => {}
-            () = signals.end() => {}
+            _ = signals.end() => {}
         }
         Ok(if name == "INT" { Exit::Interrupted } else { Exit::Terminated } as u8)
+    }
+
+    /// Lets the mirrors finish what they have begun, unless a signal asks for the end meanwhile: what
+    /// a script has begun may never finish.
+    async fn end_unless(&mut self, signals: &mut Signals) -> Option<i32> {
+        tokio::select! {
+            () = self.end() => None,
+            signal = signals.end() => Some(signal),
+        }
     }
 
     /// Lets the mirrors finish what they have begun.

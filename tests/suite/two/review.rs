@@ -1,0 +1,48 @@
+//! What might keep it from ending, or from going on.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use super::super::push::{Stage, Way};
+use super::super::world::wait_until;
+use super::{Two, write};
+
+#[test]
+fn hup_that_waits_for_a_child_still_hears_the_end() {
+    let stage = Stage::new(Way::Local);
+    let pid = stage.path("pid");
+    let config = format!(
+        "sync {{ source = SRC, delay = 0, onCreate = function(event)
+           spawnShell(event, 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600') end }}",
+        pid.display()
+    );
+    let mut two = Two::with(&stage, &config);
+    two.wait_for("--- Startup ---");
+    fs::write(stage.s("file"), "1").unwrap();
+    wait_until("the child", || pid.exists());
+    two.signal(Signal::HUP);
+    two.wait_for("--- HUP signal, resetting ---");
+    two.signal(Signal::TERM);
+    two.wait_for("--- TERM signal, fading ---");
+    let (code, said) = two.stop(Signal::TERM);
+    let child: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    let _ = rustix::process::kill_process(child, Signal::KILL);
+    assert_eq!(code, Some(143), "{said}");
+}
+
+#[test]
+fn hup_with_a_crontab_that_cannot_be_changes_nothing() {
+    let stage = Stage::new(Way::Local);
+    let direct = "default.direct, source = SRC, target = TRG, delay = 0";
+    let mut two = Two::with(&stage, &format!("sync {{ {direct} }}"));
+    two.wait_for("finished.");
+    write(&stage, &format!("sync {{ {direct}, crontab = {{ 'never' }} }}"));
+    two.signal(Signal::HUP);
+    two.wait_for("going on as before");
+    fs::write(stage.s("live"), "1").unwrap();
+    wait_until("the change", || stage.t("live").exists());
+    let (code, said) = two.stop(Signal::TERM);
+    assert_eq!(code, Some(143), "{said}");
+}
