@@ -149,7 +149,7 @@ fn keep_two(
     // Held, and locked, until the end.
     let _pidfile = setup.settings.pidfile.as_deref().map(PidFile::create).transpose()?;
     let (line, world, heard) = (line.clone(), world.clone(), Arc::clone(log));
-    let reload: Reload = Box::new(move || {
+    let reload: Reload = Arc::new(move || {
         let setup = two::load(&line, &world, Arc::clone(&heard) as Arc<dyn ActionLog>)?;
         let log = TwoLog::new(&LogOptions::new(&setup.settings, &line.log))?.running();
         Ok((setup, Arc::new(log) as Arc<dyn Told>))

@@ -76,7 +76,36 @@ pub fn load(line: &CommandLine, world: &World, log: Arc<dyn ActionLog>) -> Resul
         })
         .collect();
     guard::all(&agents)?;
+    no_shared_targets(&mirrors)?;
     Ok(Setup { lua, settings, mirrors, tunnels })
+}
+
+/// Two sources that are mirrored to one place delete what the other brings. Rules may keep them
+/// apart, and without deletes they only add.
+fn no_shared_targets(mirrors: &[TwoMirror]) -> Result<()> {
+    let deleting = |mirror: &TwoMirror| match &mirror.carried {
+        Carried::Agent(config, _) => config.delete != Delete::No,
+        Carried::Rsync(config) => config.delete != Delete::No,
+        Carried::Actions(..) => false,
+    };
+    for (at, one) in mirrors.iter().enumerate() {
+        for other in &mirrors[..at] {
+            let same = one.target.trim_end_matches('/') == other.target.trim_end_matches('/');
+            let apart = !one.rules.is_empty() || !other.rules.is_empty();
+            if same && one.source != other.source && !apart && deleting(one) && deleting(other) {
+                let what = format!(
+                    "{} and {} mirror different sources to {}",
+                    shown(OsStr::new(&other.name)),
+                    shown(OsStr::new(&one.name)),
+                    one.target
+                );
+                return Err(Error::stopped(what).hint(
+                    "each would delete what the other brings; name different targets, or set delete = false",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Loads a file alone, to say what it means.

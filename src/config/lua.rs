@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mlua::{BString, Lua, Table, Value};
@@ -32,6 +32,7 @@ const ACTIONS: &str = include_str!("lua/actions.lua");
 pub struct Reader {
     lua: Lua,
     answers: Table,
+    cwd: PathBuf,
     settings: Arc<Mutex<Settings>>,
 }
 
@@ -57,7 +58,7 @@ impl Reader {
         let settings = Arc::new(Mutex::new(settings));
         let answers = prelude(&lua, &settings, cwd)
             .map_err(|error| told::error("cannot start the interpreter", &error))?;
-        Ok(Reader { lua, answers, settings })
+        Ok(Reader { lua, answers, cwd: cwd.to_owned(), settings })
     }
 
     /// Runs a file: a configuration, or one that comes before it (`-script`).
@@ -110,7 +111,8 @@ impl Reader {
         let told = |error: mlua::Error| told::error(cannot, &error);
         let entries = self.answers.get::<mlua::Function>("entries").map_err(told)?;
         let entries: Vec<Table> = entries.call(()).map_err(told)?;
-        let entries: mlua::Result<Vec<Entry>> = entries.iter().map(entry::read).collect();
+        let entries: mlua::Result<Vec<Entry>> =
+            entries.iter().map(|found| entry::read(found, &self.cwd)).collect();
         let entries = entries.map_err(told)?;
         let tunnels: Vec<Table> = self.answers.get("tunnels").map_err(told)?;
         let tunnels: mlua::Result<Vec<TunnelKeys>> = tunnels.iter().map(entry::tunnel).collect();
@@ -171,6 +173,7 @@ fn prelude(lua: &Lua, settings: &Arc<Mutex<Settings>>, cwd: &Path) -> mlua::Resu
         })
     })?;
     native.set("setting", get)?;
+    let from = cwd.to_owned();
     let cwd = cwd.to_owned();
     let source = lua.create_function(move |lua, given: mlua::LuaString| {
         Ok(match source(&given.as_bytes(), &cwd) {
@@ -219,8 +222,8 @@ fn prelude(lua: &Lua, settings: &Arc<Mutex<Settings>>, cwd: &Path) -> mlua::Resu
         })
     })?;
     native.set("rsync_words", words)?;
-    let rules = lua.create_function(|lua, config: Table| {
-        let (rules, filters) = entry::rules(&config).map_err(mlua::Error::runtime)?;
+    let rules = lua.create_function(move |lua, config: Table| {
+        let (rules, filters) = entry::rules(&config, &from).map_err(mlua::Error::runtime)?;
         rules
             .iter()
             .take(filters)

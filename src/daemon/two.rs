@@ -77,7 +77,7 @@ pub trait Told: Metrics + ActionLog {
 }
 
 /// How a configuration is loaded again, and who hears of it then.
-pub type Reload = Box<dyn Fn() -> Result<(Setup, Arc<dyn Told>)> + Send>;
+pub type Reload = Arc<dyn Fn() -> Result<(Setup, Arc<dyn Told>)> + Send + Sync>;
 
 /// Runs a configuration until a signal or its last mirror ends it; the exit code. `started` is
 /// called when a first target has answered, or when there is none to wait for.

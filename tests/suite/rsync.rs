@@ -42,7 +42,7 @@ fn script(path: &Path, text: &str) {
 }
 
 /// Where two trees differ; times by the second, since rsync takes no notice of less.
-fn unequal(source: &Path, target: &Path) -> Option<String> {
+pub fn unequal(source: &Path, target: &Path) -> Option<String> {
     let read = |root: &Path| {
         tree(root).map(|mut tree| {
             tree.values_mut().for_each(|thing| thing.mtime.1 = 0);
@@ -213,7 +213,7 @@ fn text(text: impl AsRef<std::ffi::OsStr>) -> RsyncValue {
 }
 
 /// An rsync daemon on a port of its own.
-struct Daemon {
+pub struct Daemon {
     child: Child,
     port: u16,
     dir: TempDir,
@@ -221,7 +221,7 @@ struct Daemon {
 
 impl Daemon {
     /// With these modules' lines; `DIR` stands for its own directory.
-    fn start(modules: &str) -> Daemon {
+    pub fn start(modules: &str) -> Daemon {
         let dir = tempfile::Builder::new().prefix("lsyncd-rsyncd").tempdir().unwrap();
         fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         for name in ["open", "closed"] {
@@ -267,7 +267,12 @@ impl Daemon {
         format!("rsync://127.0.0.1:{}/{module}", self.port)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }

@@ -11,10 +11,14 @@ use super::push::{Stage, Way};
 use super::tree::{numbers, wait_equal};
 use super::world::{HOST, wait_until};
 
+#[path = "two/daemon.rs"]
+mod daemon;
 #[path = "two/differential.rs"]
 mod differential;
 #[path = "two/examples.rs"]
 mod examples;
+#[path = "two/keys.rs"]
+mod keys;
 #[path = "two/review.rs"]
 mod review;
 

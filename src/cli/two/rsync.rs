@@ -8,7 +8,7 @@ use super::super::{World, place};
 use crate::config::lua::{Entry, Way};
 use crate::config::rsync::{ExitCodes, RsyncMirror, RsyncOptions};
 use crate::config::settings::Settings;
-use crate::config::{Target, guard};
+use crate::config::{SshTarget, guard};
 use crate::error::Result;
 use crate::filter::Filter;
 
@@ -59,11 +59,6 @@ pub(super) fn mirror(
 /// the directory that it was started in, and goes through the guards.
 fn target(entry: &Entry, world: &World) -> Result<OsString> {
     let target = entry.target.clone().unwrap_or_default();
-    if let Ok(Target::Ssh(ssh)) = Target::parse(&target)
-        && ssh.is_root_dir()
-    {
-        return Err(guard::root(&ssh.to_string()));
-    }
     let colon = target.iter().position(|&b| b == b':');
     let slash = target.iter().position(|&b| b == b'/');
     let remote = match (colon, slash) {
@@ -71,12 +66,21 @@ fn target(entry: &Entry, world: &World) -> Result<OsString> {
         (Some(_), None) => true,
         (None, _) => false,
     };
+    if let Some(colon) = colon.filter(|_| remote) {
+        let host = String::from_utf8_lossy(&target[..colon]).into_owned();
+        let dir = target[colon + 1..].to_vec();
+        // However the root is written: `//`, `/./`, `/tmp/..`.
+        let there = SshTarget { user: None, host, port: None, dir };
+        if there.is_root_dir() {
+            return Err(guard::root(&there.to_string()));
+        }
+    }
     if entry.way == Way::RsyncSsh
-        && let Some(at) = target.windows(3).position(|part| part == b":~/")
+        && let (Some(host), Some(dir)) = (&entry.host, &entry.target_dir)
+        && let Some(beneath) = dir.strip_prefix(b"~/")
     {
         // rsync hands names on as they are: what is not absolute begins at the login directory.
-        let beneath = [&target[..=at], &target[at + 3..]].concat();
-        return Ok(OsString::from_vec(beneath));
+        return Ok(OsString::from_vec([host.as_slice(), b":", beneath].concat()));
     }
     if remote {
         return Ok(OsString::from_vec(target));

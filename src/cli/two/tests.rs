@@ -147,6 +147,20 @@ fn what_would_eat_its_source_is_refused() {
         ("sync { default.direct, source = SRC, target = SRC .. '/in' }", "into itself"),
         ("sync { default.rsync, source = SRC, target = '/' }", "it is the root directory"),
         ("sync { default.rsync, source = SRC, target = 'h:/' }", "it is the root directory"),
+        ("sync { default.rsync, source = SRC, target = 'h://' }", "it is the root directory"),
+        ("sync { default.rsync, source = SRC, target = 'h:/tmp/..' }", "it is the root directory"),
+        (
+            "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = '//', rsync = { checksum = true } }",
+            "it is the root directory",
+        ),
+        (
+            "sync { default.rsync, source = SRC, target = '/t' } sync { default.rsync, source = '/etc', target = '/t/' }",
+            "Sync1 and Sync2 mirror different sources to /t",
+        ),
+        (
+            "sync { default.direct, source = SRC, target = '/t' } sync { default.rsync, source = '/etc', target = '/t/' }",
+            "Sync1 and Sync2 mirror different sources to /t",
+        ),
         (
             "sync { default.rsync, source = SRC, target = '/', tunnel = tunnel { command = { 'x' } } }",
             "it is the root directory",
@@ -162,6 +176,13 @@ fn what_would_eat_its_source_is_refused() {
     ] {
         let Err(error) = load(text) else { panic!("{text}") };
         assert!(error.to_string().contains(what), "{error}");
+    }
+    for text in [
+        "sync { default.rsync, source = SRC, target = '/t', delete = false } sync { default.rsync, source = '/etc', target = '/t' }",
+        "sync { default.rsync, source = SRC, target = '/t', exclude = 'b' } sync { default.rsync, source = '/etc', target = '/t' }",
+        "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = '/x:~/y', rsync = { checksum = true } }",
+    ] {
+        assert!(load(text).is_ok(), "{text}");
     }
     let Err(error) = load("settings {}") else { panic!() };
     assert_eq!(error.to_string(), "the configuration has no sync{}: nothing to do");

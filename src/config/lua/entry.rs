@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mlua::{Error, Table, Value};
@@ -77,7 +77,7 @@ pub struct Entry {
 ///
 /// # Errors
 /// A value has not the type that its key wants.
-pub(super) fn read(found: &Table) -> mlua::Result<Entry> {
+pub(super) fn read(found: &Table, cwd: &Path) -> mlua::Result<Entry> {
     let config: Table = found.get("config")?;
     let way = match found.get::<String>("way")?.as_str() {
         "rsync" => Way::Rsync,
@@ -89,7 +89,7 @@ pub(super) fn read(found: &Table) -> mlua::Result<Entry> {
     let place = |error: String| Error::runtime(format!("sync {name}: {error}"));
     let source = bytes(&config, "source")?.unwrap_or_default();
     let source = source.strip_suffix(b"/").filter(|s| !s.is_empty()).unwrap_or(&source).to_vec();
-    let (rules, filters) = rules(&config).map_err(place)?;
+    let (rules, filters) = rules(&config, cwd).map_err(place)?;
     let codes = |key: &str| -> mlua::Result<_> {
         config.get::<Option<Table>>(key)?.map(|codes| exit_codes(&codes)).transpose()
     };
@@ -247,8 +247,8 @@ pub(super) fn shell(config: &Table) -> Result<Option<RsyncShell>, String> {
 }
 
 /// `filter` and `filterFrom`, then `exclude` and `excludeFrom`, in rsync's words; and how many of
-/// them are of the first kind.
-pub(super) fn rules(config: &Table) -> Result<(Vec<Vec<u8>>, usize), String> {
+/// them are of the first kind. Files are looked for beneath `cwd`: a daemon is somewhere else later.
+pub(super) fn rules(config: &Table, cwd: &Path) -> Result<(Vec<Vec<u8>>, usize), String> {
     let lines = |key: &str| -> Result<Vec<Vec<u8>>, String> {
         match config.get::<Value>(key).map_err(|error| error.to_string())? {
             Value::Nil | Value::Boolean(false) => Ok(Vec::new()),
@@ -266,7 +266,7 @@ pub(super) fn rules(config: &Table) -> Result<(Vec<Vec<u8>>, usize), String> {
         let Some(path) = bytes(config, key).map_err(|error| error.to_string())? else {
             return Ok(Vec::new());
         };
-        let path = PathBuf::from(OsString::from_vec(path));
+        let path = cwd.join(OsString::from_vec(path));
         let text = std::fs::read(&path).map_err(|error| {
             format!(
                 "cannot read {}: {}",

@@ -280,15 +280,16 @@ impl Round {
                 heard = signals.heard() => match heard {
                     Heard::End(signal) => return Ended::Exit(self.fade(signals, signal).await),
                     // The new one is read first: what cannot be read changes nothing.
-                    Heard::Again => match tokio::task::block_in_place(reload) {
-                        Ok(next) => {
+                    Heard::Again => match self.load(reload, signals).await {
+                        Err(signal) => return Ended::Exit(self.fade(signals, signal).await),
+                        Ok(Ok(next)) => {
                             self.told.line("Normal", "--- HUP signal, resetting ---");
                             return match self.end_unless(signals).await {
                                 None => Ended::Again(Box::new(next)),
                                 Some(signal) => Ended::Exit(self.fade(signals, signal).await),
                             };
                         }
-                        Err(error) => {
+                        Ok(Err(error)) => {
                             let hint = error.hint_text().map(|hint| format!("\nhint: {hint}"));
                             let hint = hint.unwrap_or_default();
                             self.told.line("Error", &format!("{error}; going on as before{hint}"));
@@ -296,6 +297,23 @@ impl Round {
                     },
                 },
             }
+        }
+    }
+
+    /// Loads the configuration again, on a thread of its own: it is a program, and may take as long
+    /// as it likes. `Err`: this signal came first.
+    async fn load(
+        &self,
+        reload: &Reload,
+        signals: &mut Signals,
+    ) -> std::result::Result<Result<(Setup, Arc<dyn Told>)>, i32> {
+        let reload = Arc::clone(reload);
+        let loading = tokio::task::spawn_blocking(move || reload());
+        tokio::select! {
+            loaded = loading => Ok(loaded.unwrap_or_else(|error| {
+                Err(Error::failed("cannot load the configuration").because(error))
+            })),
+            signal = signals.end() => Err(signal),
         }
     }
 

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use super::super::push::{Stage, Way};
 use super::super::world::wait_until;
-use super::{Two, write};
+use super::{DIRECT, Two, write};
 
 #[test]
 fn hup_that_waits_for_a_child_still_hears_the_end() {
@@ -43,6 +43,18 @@ fn hup_with_a_crontab_that_cannot_be_changes_nothing() {
     two.wait_for("going on as before");
     fs::write(stage.s("live"), "1").unwrap();
     wait_until("the change", || stage.t("live").exists());
+    let (code, said) = two.stop(Signal::TERM);
+    assert_eq!(code, Some(143), "{said}");
+}
+
+#[test]
+fn a_configuration_that_is_never_through_at_hup_still_lets_it_end() {
+    let stage = Stage::new(Way::Local);
+    let mut two = Two::with(&stage, DIRECT);
+    two.wait_for("finished.");
+    write(&stage, "log('Normal', 'loading for ever') while true do end");
+    two.signal(Signal::HUP);
+    two.wait_for("loading for ever");
     let (code, said) = two.stop(Signal::TERM);
     assert_eq!(code, Some(143), "{said}");
 }
