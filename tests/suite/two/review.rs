@@ -18,7 +18,7 @@ fn hup_that_waits_for_a_child_still_hears_the_end() {
         pid.display()
     );
     let mut two = Two::with(&stage, &config);
-    two.wait_for("--- Startup ---");
+    two.wait_for("finished.");
     fs::write(stage.s("file"), "1").unwrap();
     wait_until("the child", || pid.exists());
     two.signal(Signal::HUP);
