@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use lsync_protocol::path::RelPath;
 
+use crate::config::rsync::ExitMeaning;
 use crate::filter::Filter;
 use queue::{Etype, Status};
 
@@ -32,35 +33,6 @@ pub use run::{Actions, start};
 pub trait ActionLog: Send + Sync {
     /// A line, or a few, of one of Lsyncd 2's categories, `Normal` or `Exec`.
     fn line(&self, category: &str, text: &str);
-}
-
-/// What an exit code of a child means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is done.
-    Ok,
-    /// It is tried again.
-    Again,
-    /// The sync ends.
-    Die,
-}
-
-impl Verdict {
-    /// The word that configurations have for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Verdict::Ok => "ok",
-            Verdict::Again => "again",
-            Verdict::Die => "die",
-        }
-    }
-
-    /// The verdict that a word means.
-    #[must_use]
-    pub fn of(word: &str) -> Option<Verdict> {
-        [Verdict::Ok, Verdict::Again, Verdict::Die].into_iter().find(|v| v.word() == word)
-    }
 }
 
 /// One sync with actions of its own.
@@ -84,7 +56,7 @@ pub struct ActionSync {
     pub filter: Filter,
     /// What exit codes mean, besides 0, which is fine unless it is said otherwise. `None`: no
     /// table was given, and what fails after the start is told of and done.
-    pub exit_codes: Option<BTreeMap<i32, Verdict>>,
+    pub exit_codes: Option<BTreeMap<i32, ExitMeaning>>,
     /// A failing start is tried again.
     pub insist: bool,
 }

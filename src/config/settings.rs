@@ -69,6 +69,20 @@ pub enum InotifyMode {
     CloseWriteOrModify,
 }
 
+impl InotifyMode {
+    /// Does it mean content that a file was closed after writing?
+    #[must_use]
+    pub fn closes(self) -> bool {
+        self != InotifyMode::Modify
+    }
+
+    /// Does it mean content that a file was written to?
+    #[must_use]
+    pub fn writes(self) -> bool {
+        self != InotifyMode::CloseWrite
+    }
+}
+
 /// A syslog facility, by its number: 0 to 23.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facility(u8);

@@ -29,45 +29,13 @@ use crate::carrier::action::ActionLog;
 use crate::carrier::action::Actions;
 use crate::carrier::action::Happening;
 use crate::carrier::action::Standing;
+use crate::config::settings::InotifyMode;
 use crate::source::{Found, Source};
 use crate::watch::WatchEvent;
 use held::Held;
 
 /// How often it is looked whether a root that went is there again.
 const ROOT_LOOK: Duration = Duration::from_secs(2);
-
-/// Which events of the kernel mean that a file was modified: `inotifyMode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WriteMode {
-    /// It was closed after writing.
-    #[default]
-    CloseWrite,
-    /// It was written to.
-    Modify,
-    /// Both.
-    CloseWriteOrModify,
-}
-
-impl WriteMode {
-    /// By the words of the setting.
-    #[must_use]
-    pub fn of(words: &str) -> Option<WriteMode> {
-        Some(match words {
-            "CloseWrite" => WriteMode::CloseWrite,
-            "Modify" => WriteMode::Modify,
-            "CloseWrite or Modify" => WriteMode::CloseWriteOrModify,
-            _ => return None,
-        })
-    }
-
-    fn closes(self) -> bool {
-        self != WriteMode::Modify
-    }
-
-    fn writes(self) -> bool {
-        self != WriteMode::CloseWrite
-    }
-}
 
 /// What was seen of a name, where events cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +61,7 @@ struct Feed {
     source: Arc<Source>,
     actions: Arc<Actions>,
     sync: usize,
-    mode: WriteMode,
+    mode: InotifyMode,
     log: Arc<dyn ActionLog>,
     /// What was seen of subtrees that were unsure.
     seen: BTreeMap<RelPath, Seen>,
@@ -117,7 +85,7 @@ pub async fn feed(
     source: Arc<Source>,
     actions: Arc<Actions>,
     sync: usize,
-    mode: WriteMode,
+    mode: InotifyMode,
     log: Arc<dyn ActionLog>,
 ) {
     let mut events = source.subscribe();
@@ -195,7 +163,7 @@ impl Feed {
 
     /// May somebody be writing this new file, and will we hear of the end of that?
     fn may_be_open(&self, path: &RelPath) -> bool {
-        self.mode == WriteMode::CloseWrite
+        self.mode == InotifyMode::CloseWrite
             && self.closes
             && self.metadata(path).is_some_and(|meta| meta.is_file() && meta.nlink() == 1)
     }
@@ -547,15 +515,6 @@ fn outermost(mut paths: Vec<RelPath>) -> Vec<RelPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn modes_have_lsyncds_words() {
-        assert_eq!(WriteMode::of("CloseWrite"), Some(WriteMode::default()));
-        assert_eq!(WriteMode::of("Modify"), Some(WriteMode::Modify));
-        let both = WriteMode::of("CloseWrite or Modify").unwrap();
-        assert!(both.closes() && both.writes());
-        assert_eq!(WriteMode::of("CloseWrite after Modify"), None);
-    }
 
     #[test]
     fn what_went_again_was_not_told_of() {

@@ -22,11 +22,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lsyncd::carrier::action::{
-    self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Finish, Standing, Verdict,
+    self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Finish, Standing,
 };
 use lsyncd::config::WatchChoice;
+use lsyncd::config::rsync::ExitMeaning;
+use lsyncd::config::settings::InotifyMode;
 use lsyncd::filter::Filter;
-use lsyncd::mirror::actions::{WriteMode, feed};
+use lsyncd::mirror::actions::feed;
 use lsyncd::source::{Scope, Source};
 use lsyncd::watch::WatchLimits;
 use mlua::{Lua, Table, Value};
@@ -71,7 +73,6 @@ const SYNC: &str = r#"
             if config[key] == nil then config[key] = value end
         end
         config.source = config.source or DIR .. "/s"
-        config.prepare(config, 2)
         SYNCS[#SYNCS + 1] = config
     end
 "#;
@@ -84,7 +85,9 @@ fn action_sync(at: usize, config: Table, insist: bool) -> ActionSync {
     let codes: Option<Table> = config.get("exitcodes").unwrap();
     let exit_codes = codes.map(|codes| {
         let pairs = codes.pairs::<i32, String>().map(Result::unwrap);
-        pairs.map(|(code, word)| (code, Verdict::of(&word).unwrap())).collect::<BTreeMap<_, _>>()
+        pairs
+            .map(|(code, word)| (code, ExitMeaning::from_word(&word).unwrap()))
+            .collect::<BTreeMap<_, _>>()
     });
     let excludes: Option<Vec<String>> = config.get("exclude").unwrap();
     let excludes: Vec<String> =
@@ -151,7 +154,7 @@ impl Rig {
             let limits = WatchLimits { poll: Duration::from_millis(50), watches: None };
             source.watch(choice, limits).unwrap();
             let (actions, lines) = (actions.clone(), lines.clone());
-            runtime.spawn(feed(Arc::new(source), actions, at, WriteMode::default(), lines));
+            runtime.spawn(feed(Arc::new(source), actions, at, InotifyMode::default(), lines));
         }
         Rig { dir, lines, actions, _runtime: runtime }
     }

@@ -13,7 +13,8 @@ use mlua::{Function, Table, Value};
 use super::observe::Observed;
 use super::queue::{Delay, DelayId, Etype, Place, Queue, Status};
 use super::run::Input;
-use super::{ActionLog, ActionOptions, DelayStatus, Standing, SyncStatus, Verdict};
+use super::{ActionLog, ActionOptions, DelayStatus, Standing, SyncStatus};
+use crate::config::rsync::ExitMeaning;
 use crate::filter::Filter;
 
 /// Shared between the functions in the interpreter and its thread.
@@ -73,7 +74,7 @@ pub(super) struct SyncState {
     pub(super) queue: Queue,
     pub(super) filter: Filter,
     pub(super) max_processes: usize,
-    pub(super) exit_codes: Option<BTreeMap<i32, Verdict>>,
+    pub(super) exit_codes: Option<BTreeMap<i32, ExitMeaning>>,
     pub(super) insist: bool,
     pub(super) on_move: bool,
     pub(super) children: usize,

@@ -1,5 +1,6 @@
 //! The sub-keys of `rsync = {…}` in a Lua file, each with what it becomes on rsync's command line.
 
+use crate::config::near::nearest;
 use crate::error::Error;
 
 /// What a key takes and what becomes of it.
@@ -153,26 +154,7 @@ fn close(name: &str) -> Option<&'static str> {
         "del" | "delete_exclude" => Some("delete_excluded"),
         _ => None,
     };
-    option.or_else(|| {
-        let (distance, name) =
-            KEYS.iter().map(|key| (distance(&plain, key.name), key.name)).min()?;
-        (distance <= 1 + plain.len() / 5).then_some(name)
-    })
-}
-
-/// How many letters have to change to make one of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut before = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let change = before + usize::from(x != *y);
-            before = row[j + 1];
-            row[j + 1] = change.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+    option.or_else(|| nearest(plain.as_bytes(), KEYS.iter().map(|key| key.name)))
 }
 
 #[cfg(test)]

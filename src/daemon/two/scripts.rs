@@ -7,16 +7,15 @@ use mlua::Lua;
 
 use super::{Told, clock};
 use crate::carrier::action::{
-    self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing, Verdict,
+    self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing,
 };
 use crate::config::WatchChoice;
 use crate::config::crontab::Crontab;
 use crate::config::lua::Entry;
-use crate::config::rsync::ExitMeaning;
-use crate::config::settings::{InotifyMode, Settings};
+use crate::config::settings::Settings;
 use crate::error::{Error, Exit, Result};
 use crate::filter::Filter;
-use crate::mirror::actions::{WriteMode, feed};
+use crate::mirror::actions::feed;
 use crate::source::{Scope, Source};
 use crate::watch::WatchLimits;
 
@@ -53,11 +52,7 @@ pub(super) fn start(
     told: &Arc<dyn Told>,
 ) -> Result<Begun> {
     let log: Arc<dyn ActionLog> = Arc::clone(told) as Arc<dyn ActionLog>;
-    let mode = match settings.inotify_mode {
-        InotifyMode::CloseWrite => WriteMode::CloseWrite,
-        InotifyMode::Modify => WriteMode::Modify,
-        InotifyMode::CloseWriteOrModify => WriteMode::CloseWriteOrModify,
-    };
+    let mode = settings.inotify_mode;
     let (mut sources, mut syncs, mut crontabs) = (Vec::new(), Vec::new(), Vec::new());
     for Own { place, entry, filter, crontab } in own {
         let scope =
@@ -122,14 +117,6 @@ fn sync(entry: Entry, filter: Filter, insist: bool) -> ActionSync {
     let count = |own: Option<u64>, standard: usize| {
         own.and_then(|n| usize::try_from(n).ok()).unwrap_or(standard)
     };
-    let codes = entry.exit_codes.map(|codes| {
-        let verdict = |meaning| match meaning {
-            ExitMeaning::Ok => Verdict::Ok,
-            ExitMeaning::Again => Verdict::Again,
-            ExitMeaning::Die => Verdict::Die,
-        };
-        codes.into_iter().map(|(code, meaning)| (code, verdict(meaning))).collect()
-    });
     ActionSync {
         max_delays: count(entry.max_delays, 1000),
         max_processes: count(entry.max_processes.map(u64::from), 1).max(1),
@@ -139,7 +126,7 @@ fn sync(entry: Entry, filter: Filter, insist: bool) -> ActionSync {
         table: entry.table,
         delay: entry.delay.unwrap_or_default(),
         filter,
-        exit_codes: codes,
+        exit_codes: entry.exit_codes,
         insist,
     }
 }
