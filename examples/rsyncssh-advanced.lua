@@ -18,7 +18,7 @@ local common = {
 	},
 	ssh = {
 		port = 22,
-		identityFile = '/root/.ssh/id_ed25519',
+		identityFile = '~/.ssh/id_ed25519',
 	},
 }
 
