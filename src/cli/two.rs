@@ -25,6 +25,7 @@ use crate::filter::Filter;
 mod agent;
 mod check;
 mod migrate;
+mod notes;
 mod rsync;
 
 pub use check::check;
@@ -182,7 +183,8 @@ fn resolve(
         ),
         Way::Rsync => {
             let mirror = rsync::mirror(&entry, filter, settings, world).map_err(here)?;
-            (Carried::Rsync(Box::new(mirror)), "the system's rsync".to_owned(), Vec::new())
+            let notes = notes::without_effect(&entry, false);
+            (Carried::Rsync(Box::new(mirror)), "the system's rsync".to_owned(), notes)
         }
         Way::RsyncSsh | Way::Direct => match by_agent(&entry, &filter, world).map_err(here)? {
             Ok((config, notes)) => {
@@ -200,7 +202,7 @@ fn resolve(
             Err(only) => {
                 let mirror = rsync::mirror(&entry, filter, settings, world).map_err(here)?;
                 let why = format!("rsync, since only rsync has {only}");
-                (Carried::Rsync(Box::new(mirror)), why, Vec::new())
+                (Carried::Rsync(Box::new(mirror)), why, notes::without_effect(&entry, false))
             }
         },
     };
@@ -251,7 +253,7 @@ fn by_agent(
     if entry.tunnel.is_some() {
         return Ok(Err("tunnel".to_owned()));
     }
-    let asked = match agent::asked(entry) {
+    let mut asked = match agent::asked(entry) {
         Ok(asked) => asked,
         Err(only) => return Ok(Err(only)),
     };
@@ -278,6 +280,10 @@ fn by_agent(
     };
     let mut notes: Vec<String> =
         asked.idle.iter().map(|(key, why)| format!("{key} has no effect: {why}")).collect();
+    notes.extend(notes::without_effect(entry, true));
+    if entry.given.contains("ssh") && asked.rsh.take().is_some() {
+        notes.push("rsync.rsh has no effect: ssh = { … } says how the host is reached".to_owned());
+    }
     let mut delete = entry.delete;
     if entry.skips_start {
         delete = match delete {

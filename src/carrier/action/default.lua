@@ -5,35 +5,6 @@ local error, ipairs, pairs, tostring, type = error, ipairs, pairs, tostring, typ
 
 local default = { maxDelays = 1000, maxProcesses = 1 }
 
--- The keys of a sync with actions of its own.
-default.checkgauge = {
-	action = true, checkgauge = true, collect = true, crontab = true, delay = true,
-	exclude = true, excludeFrom = true, exitcodes = true, filter = true, filterFrom = true,
-	full = true, init = true, maxDelays = true, maxProcesses = true, name = true,
-	onAttrib = true, onCreate = true, onDelete = true, onFull = true, onModify = true,
-	onMove = true, onStartup = true, prepare = true, source = true, target = true, tunnel = true,
-}
-
-local function check(config, gauge, prefix, level)
-	for key, value in pairs(config) do
-		if type(key) == 'string' then
-			if not gauge[key] then
-				error('Parameter "' .. prefix .. key .. '" unknown.'
-					.. ' ( if this is not a typo add it to checkgauge )', level)
-			end
-			if type(gauge[key]) == 'table' and type(value) == 'table' then
-				check(value, gauge[key], prefix .. key .. '.', level + 1)
-			end
-		end
-	end
-end
-
-function default.prepare(config, level)
-	if config.checkgauge then
-		check(config, config.checkgauge, '', (level or 1) + 2)
-	end
-end
-
 -- Calls the function for an event's type. What nobody takes up is dropped.
 function default.action(inlet)
 	local event, event2 = inlet.getEvent()

@@ -210,3 +210,43 @@ fn a_configuration_is_said_in_words_and_in_toml() {
     insta::assert_snapshot!("check", check(&setup));
     insta::assert_snapshot!("migrate", migrate(&setup));
 }
+
+#[test]
+fn what_has_no_effect_is_named_and_nothing_else() {
+    let notes = |keys: &str| {
+        let text = format!(
+            "sync {{ default.rsyncssh, source = SRC, host = 'h', targetdir = 't', {keys} }}"
+        );
+        let notes = only(&text).notes;
+        notes.into_iter().map(|note| note.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(notes("").is_empty());
+    assert_eq!(
+        notes(
+            "{ maxDelays = 5 }, maxProcesses = 1, onMove = false, batchSizeLimit = 9, exitcodes = {}, rsyncExitCodes = {}, sshExitCodes = {}"
+        ),
+        [
+            "batchSizeLimit",
+            "exitcodes",
+            "maxDelays",
+            "maxProcesses",
+            "onMove",
+            "rsyncExitCodes",
+            "sshExitCodes"
+        ]
+    );
+    assert_eq!(notes("ssh = { port = 22 }, rsync = { rsh = 'ssh -4' }"), ["rsync.rsh"]);
+    assert!(notes("rsync = { rsh = 'ssh -4' }").is_empty(), "it is run");
+    assert_eq!(
+        notes(
+            "rsync = { checksum = true }, onMove = false, exitcodes = {}, rsyncExitCodes = {}, sshExitCodes = {}"
+        ),
+        ["onMove", "sshExitCodes", "exitcodes"]
+    );
+    let unknown = load("sync { source = SRC, monitor = 'x', action = function() end }");
+    assert!(unknown.is_err_and(|error| error.to_string().contains("\"monitor\" unknown")));
+    assert!(
+        load("sync { source = SRC, checkgauge = false, mine = 1, action = function() end }")
+            .is_ok()
+    );
+}

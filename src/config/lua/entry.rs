@@ -1,6 +1,6 @@
 //! One `sync{}` as values: types checked, files of rules read, nothing decided yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -67,6 +67,8 @@ pub struct Entry {
     pub crontab: Vec<String>,
     /// The `tunnel{}` it goes through, by its place among all.
     pub tunnel: Option<usize>,
+    /// The names that the configuration itself has given, not a ready way.
+    pub given: BTreeSet<String>,
     /// `init = false`: nothing at the start.
     pub skips_start: bool,
     /// The whole of it, for scripts.
@@ -137,6 +139,10 @@ pub(super) fn read(found: &Table, cwd: &Path) -> mlua::Result<Entry> {
             other => return Err(place(format!("tunnel cannot be a {}", other.type_name()))),
         },
         skips_start: matches!(config.get::<Value>("init")?, Value::Boolean(false)),
+        given: match config.get::<Option<Table>>("_given")? {
+            Some(names) => names.pairs::<String, bool>().flatten().map(|(name, _)| name).collect(),
+            None => BTreeSet::new(),
+        },
         table: config.clone(),
         name: name.clone(),
     })

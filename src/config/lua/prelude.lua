@@ -82,6 +82,31 @@ local function unknown(config, gauge, before, depth)
 	end
 end
 
+-- Checks the names in a configuration; own ones may call it in theirs.
+function default.prepare(config, level)
+	local wrong = config.checkgauge and unknown(config, config.checkgauge, '', 0)
+	if wrong then
+		error(wrong, (level or 1) + 1)
+	end
+end
+
+-- The names that an entry has of its own, or of tables that are no ready way.
+local function named(given, names, depth)
+	for _, way in ipairs { 'rsync', 'rsyncssh', 'direct' } do
+		if given == default[way] then
+			return names
+		end
+	end
+	for key, value in pairs(given) do
+		if type(key) ~= 'number' then
+			names[key] = true
+		elseif type(value) == 'table' and depth < DEEPEST then
+			named(value, names, depth + 1)
+		end
+	end
+	return names
+end
+
 local function set(key, value)
 	local wrong = native.set(tostring(key), value)
 	if wrong then
@@ -144,10 +169,11 @@ function sync(given)
 		end
 	end
 	inherit(config, standard, 0)
-	local wrong = unknown(config, config.checkgauge, '', 0)
+	local wrong = config.checkgauge and unknown(config, config.checkgauge, '', 0)
 	if wrong then
 		error(wrong, 2)
 	end
+	config._given = named(given, {}, 0)
 	if config.source == nil then
 		error('Parameter "source" missing.', 2)
 	end
@@ -156,7 +182,8 @@ function sync(given)
 		error(why, 2)
 	end
 	config.source = source
-	if type(config.prepare) == 'function' then
+	-- What the standard one does is done.
+	if type(config.prepare) == 'function' and config.prepare ~= default.prepare then
 		config.prepare(config, 3)
 	end
 	syncs[#syncs + 1] = config
@@ -207,19 +234,14 @@ function tunnel(given)
 	return made
 end
 
--- Parameters that every entry may have.
-local EVERY = {
+-- The keys that every entry may have.
+default.checkgauge = {
 	action = true, checkgauge = true, collect = true, crontab = true, delay = true, exclude = true,
 	excludeFrom = true, exitcodes = true, filter = true, filterFrom = true, full = true, init = true,
-	maxDelays = true, maxProcesses = true, monitor = true, name = true, onAttrib = true,
-	onCreate = true, onDelete = true, onFull = true, onModify = true, onMove = true,
-	onStartup = true, prepare = true, source = true, target = true,
+	maxDelays = true, maxProcesses = true, name = true, onAttrib = true, onCreate = true,
+	onDelete = true, onFull = true, onModify = true, onMove = true, onStartup = true,
+	prepare = true, source = true, target = true,
 }
-
-default.checkgauge = default.checkgauge or {}
-for key in pairs(EVERY) do
-	default.checkgauge[key] = true
-end
 
 -- Exit codes of rsync and of ssh, and what they mean.
 default.rsyncExitCodes = native.rsync_exit_codes()

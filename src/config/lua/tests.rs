@@ -193,6 +193,16 @@ fn syncs_of_the_command_line_are_entries_as_well() {
 }
 
 #[test]
+fn a_script_may_check_its_own_names() {
+    let (told, _) = Tried::new()
+        .refused("default.prepare({ onCraete = 1, checkgauge = default.checkgauge }, 1)");
+    assert_eq!(
+        told,
+        "1: Parameter \"onCraete\" unknown. ( if this is not a typo add it to checkgauge )"
+    );
+}
+
+#[test]
 fn a_tunnel_is_shared_by_those_that_name_it() {
     let tried = Tried::new();
     let program = tried
