@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::block_in_place;
 
 use super::Told;
 use crate::carrier::action::Actions;
@@ -53,7 +54,8 @@ pub(super) async fn keep(board: Board, mut file: StatusFile, told: Arc<dyn Told>
         let idle = report.syncs.iter().all(|sync| sync.count == 0);
         let now = Instant::now();
         match file.due_in(idle, now) {
-            Some(Duration::ZERO) => match file.write(&report, idle, now) {
+            // Where it stands may be slow to take it.
+            Some(Duration::ZERO) => match block_in_place(|| file.write(&report, idle, now)) {
                 Ok(()) => told_once = false,
                 Err(error) if !told_once => {
                     told_once = true;
