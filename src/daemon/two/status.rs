@@ -18,6 +18,11 @@ use crate::source::Source;
 
 /// How often it is looked whether there is something to write, at most.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often while there is something to do: that it came to rest is written at once.
+const REST_LOOK: Duration = Duration::from_secs(1);
+/// What a mirror has to do whose first comparison is not complete.
+const INIT: DelayLine =
+    DelayLine { status: "active", etype: "Init", path: Vec::new(), path2: None };
 /// A mirror that is busy answers late; the others are not kept waiting.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -64,7 +69,7 @@ pub(super) async fn keep(board: Board, mut file: StatusFile, told: Arc<dyn Told>
                 Err(_) => {}
             },
             Some(wait) => {
-                tokio::time::sleep(wait).await;
+                tokio::time::sleep(wait.min(REST_LOOK)).await;
                 continue;
             }
             None => {}
@@ -85,9 +90,16 @@ impl Board {
             let (count, delays, rules) = match &sync.knows {
                 Knows::Mirror(mirror) => {
                     let mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    let pending = ask(&mirror).await;
-                    let lines = pending.lines.iter().map(line).collect();
-                    (pending.count, lines, sync.rules.clone())
+                    let (count, lines) = match ask(&mirror).await {
+                        None => (0, Vec::new()),
+                        Some(pending) => {
+                            let begins = (!pending.ready).then_some(INIT);
+                            let count = pending.count + u64::from(!pending.ready);
+                            let lines = begins.into_iter().chain(pending.lines.iter().map(line));
+                            (count, lines.collect())
+                        }
+                    };
+                    (count, lines, sync.rules.clone())
                 }
                 Knows::Scripts(number) => match scripts.get(*number) {
                     None => (0, Vec::new(), sync.rules.clone()),
@@ -115,13 +127,13 @@ impl Board {
 }
 
 /// What a mirror has to do; nothing, if it has ended or is too busy to say.
-async fn ask(mirror: &mpsc::Sender<oneshot::Sender<Pending>>) -> Pending {
+async fn ask(mirror: &mpsc::Sender<oneshot::Sender<Pending>>) -> Option<Pending> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
         mirror.send(reply).await.ok()?;
         answer.await.ok()
     };
-    tokio::time::timeout(ANSWER, asked).await.ok().flatten().unwrap_or_default()
+    tokio::time::timeout(ANSWER, asked).await.ok().flatten()
 }
 
 /// A path as Lsyncd 2 writes it.

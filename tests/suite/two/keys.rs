@@ -34,6 +34,20 @@ const SSH: &str =
     rsync = { archive = true, checksum = true } }";
 
 #[test]
+fn the_status_file_knows_when_the_start_is_over() {
+    let stage = Stage::new(Way::Local);
+    let status = stage.path("status");
+    let config = format!("settings {{ statusFile = {status:?}, statusInterval = 1 }}\n{DIRECT}");
+    let mut two = Two::with(&stage, &config);
+    two.wait_for("finished.");
+    // Of a tree that is not walked yet it would say that nothing is watched, and nothing is due.
+    wait_until("the directories that are watched", || {
+        let said = fs::read_to_string(&status).unwrap_or_default();
+        said.contains("There are 0 delays") && said.contains("Inotify watching 1 directories")
+    });
+}
+
+#[test]
 fn the_status_file_says_what_waits_and_when_nothing_does() {
     let stage = Stage::new(Way::Local);
     fs::write(stage.s("first"), "1").unwrap();
