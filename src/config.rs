@@ -148,11 +148,23 @@ pub struct Attributes {
     pub times: bool,
     /// Owners by number, not by name.
     pub numeric_ids: bool,
+    /// FIFOs and sockets.
+    pub specials: bool,
+    /// Device files.
+    pub devices: bool,
 }
 
 impl Default for Attributes {
     fn default() -> Self {
-        Attributes { perms: true, owner: true, group: true, times: true, numeric_ids: false }
+        Attributes {
+            perms: true,
+            owner: true,
+            group: true,
+            times: true,
+            numeric_ids: false,
+            specials: true,
+            devices: true,
+        }
     }
 }
 

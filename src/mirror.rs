@@ -69,8 +69,9 @@ const LISTS_MAX: usize = 256;
 
 /// What of a configuration is carried, as the wire has it.
 fn wanted(attributes: crate::config::Attributes) -> Wanted {
-    let crate::config::Attributes { perms, owner, group, times, .. } = attributes;
-    Wanted { perms, owner, group, times }
+    let crate::config::Attributes { perms, owner, group, times, specials, devices, .. } =
+        attributes;
+    Wanted { perms, owner, group, times, specials, devices }
 }
 
 /// What of the configuration the decisions need.
@@ -141,7 +142,9 @@ fn mark_of(collate: &mut Collate, op: &Planned, now: Instant) {
         Planned::Replace { new, .. } => {
             collate.mark(new.path(), tree(matches!(**new, Planned::MakeDir { .. })), now);
         }
-        Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
+        Planned::Content { path, .. }
+        | Planned::Symlink { path, .. }
+        | Planned::Special { path, .. } => {
             collate.mark(path, name, now);
         }
     }
@@ -201,8 +204,8 @@ pub struct Mirror {
     emptied: Option<Instant>,
     waiting: Option<RootTrouble>,
     next_root_check: Option<Instant>,
-    /// Already said to be not mirrored.
-    unmirrored: BTreeSet<RelPath>,
+    /// It was said that device files are left out.
+    left_out: bool,
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
@@ -247,7 +250,7 @@ impl Mirror {
             emptied: None,
             waiting: None,
             next_root_check: None,
-            unmirrored: BTreeSet::new(),
+            left_out: false,
             moved: Moved::default(),
             origins: Origins::default(),
             there: BTreeMap::new(),
@@ -759,11 +762,15 @@ impl Mirror {
         self.halted = Some(reason);
     }
 
-    /// Says once of a path that its kind is not mirrored.
+    /// Says once that device files are left out, where they were asked for.
     fn not_mirrored(&mut self, path: &RelPath, kind: Kind) {
-        const SAID_MAX: usize = 1000;
-        if self.unmirrored.len() < SAID_MAX && self.unmirrored.insert(path.clone()) {
-            self.say(Report::Warning(format!("not mirrored: {path}: {}", kind.words())));
+        let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        if device && self.rules.wanted.devices && !self.left_out {
+            self.left_out = true;
+            self.say(Report::Warning(format!(
+                "device files are left out, {path} is the first: the target's agent may not make \
+                 them (CAP_MKNOD is missing; root has it, --no-devices says that they are not wanted)"
+            )));
         }
     }
 

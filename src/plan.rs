@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use lsync_protocol::entry::{Entry, Held, Kind, Meta, Time};
+use lsync_protocol::entry::{Device, Entry, Held, Kind, Meta, Time};
 use lsync_protocol::path::RelPath;
 
 use crate::collate::{Marks, Step};
@@ -47,6 +47,19 @@ pub enum Planned {
         new: bool,
         /// Where it points.
         link: Box<[u8]>,
+        /// Its attributes.
+        meta: Meta,
+    },
+    /// Have a special file here.
+    Special {
+        /// Where.
+        path: RelPath,
+        /// As far as is known, nothing stood there before: only for people.
+        new: bool,
+        /// What it is.
+        kind: Kind,
+        /// Which device it stands for.
+        device: Option<Device>,
         /// Its attributes.
         meta: Meta,
     },
@@ -103,6 +116,7 @@ impl Planned {
             Planned::MakeDir { path, .. }
             | Planned::Content { path, .. }
             | Planned::Symlink { path, .. }
+            | Planned::Special { path, .. }
             | Planned::Meta { path, .. }
             | Planned::Dir { path, .. }
             | Planned::Remove { path, .. }
@@ -125,7 +139,10 @@ impl Planned {
     #[must_use]
     pub fn staged(&self) -> bool {
         match self {
-            Planned::Content { .. } | Planned::Symlink { .. } | Planned::Replace { .. } => true,
+            Planned::Content { .. }
+            | Planned::Symlink { .. }
+            | Planned::Special { .. }
+            | Planned::Replace { .. } => true,
             Planned::MakeDir { .. }
             | Planned::Meta { .. }
             | Planned::Dir { .. }
@@ -141,6 +158,7 @@ impl Planned {
             Planned::MakeDir { path, .. } => format!("create directory {path}"),
             Planned::Content { path, .. } => format!("send {path}"),
             Planned::Symlink { path, .. } => format!("link {path}"),
+            Planned::Special { path, kind, .. } => format!("create {} {path}", kind.words()),
             Planned::Meta { path, .. } | Planned::Dir { path, .. } => format!("attributes {path}"),
             Planned::Rename { from, to, .. } => format!("rename {from} -> {to}"),
             Planned::Remove { path, kind: Kind::Dir } => format!("delete directory {path}"),
@@ -248,7 +266,7 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                 let kind = if marks.has(Marks::DIR) { Kind::Dir } else { Kind::File };
                 plan.removes.push(Planned::Remove { path: path.clone(), kind });
             }
-            Look::Here(entry) if !entry.kind.mirrored() => {
+            Look::Here(entry) if !held.carries(entry.kind) => {
                 plan.unmirrored.push((path.clone(), entry.kind));
             }
             Look::Here(entry) => {
@@ -333,7 +351,7 @@ fn make_dir(path: &RelPath, entry: &Entry, held: &Held) -> Planned {
     Planned::MakeDir { path: path.clone(), meta }
 }
 
-/// The operation that has this entry on the target, if its kind is mirrored; `new` says whether
+/// The operation that has this entry on the target, if its kind is carried; `new` says whether
 /// people are told of a new thing or of a changed one.
 #[must_use]
 pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<Planned> {
@@ -350,7 +368,13 @@ pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<P
             link: entry.link.clone().unwrap_or_default(),
             meta,
         }),
-        _ => None,
+        kind => held.carries(kind).then(|| Planned::Special {
+            path: path.clone(),
+            new,
+            kind,
+            device: entry.device,
+            meta,
+        }),
     }
 }
 
@@ -368,6 +392,7 @@ mod tests {
             kind,
             size: if kind == Kind::File { 9 } else { 0 },
             link: (kind == Kind::Symlink).then(|| b"x"[..].into()),
+            device: None,
             meta: Meta {
                 mode: Some(0o755),
                 uid: None,
@@ -384,11 +409,20 @@ mod tests {
             chown: false,
             groups: vec![],
             own_group: 0,
+            devices: false,
             time_granularity: 1,
             folds_case: false,
             name_max: 255,
         };
-        Held::new(Wanted { perms: true, owner: true, group: false, times: true }, &holds)
+        let wanted = Wanted {
+            perms: true,
+            owner: true,
+            group: false,
+            times: true,
+            specials: false,
+            devices: false,
+        };
+        Held::new(wanted, &holds)
     }
 
     fn lines(looked: &Looked) -> Vec<String> {

@@ -59,7 +59,7 @@ pub fn reconcile(
             }
         };
         let Ok(path) = dir.join(&ours.name) else { continue };
-        if !ours.entry.kind.mirrored() {
+        if !held.carries(ours.entry.kind) {
             found.unmirrored.push((path, ours.entry.kind));
             continue;
         }
@@ -110,6 +110,7 @@ mod tests {
                 kind,
                 size,
                 link: (kind == Kind::Symlink).then(|| format!("to{size}").into_bytes().into()),
+                device: None,
                 meta: Meta { mode: Some(mode), uid: Some(1), gid: Some(1), mtime },
                 nlink: 1,
                 link_group: 0,
@@ -122,11 +123,19 @@ mod tests {
             chown: true,
             groups: vec![],
             own_group: 0,
+            devices: false,
             time_granularity: 1,
             folds_case: false,
             name_max: 255,
         };
-        let wanted = Wanted { perms: true, owner: true, group: true, times: true };
+        let wanted = Wanted {
+            perms: true,
+            owner: true,
+            group: true,
+            times: true,
+            specials: false,
+            devices: false,
+        };
         let held = Held::new(wanted, &holds);
         let dir = RelPath::new(&b"d"[..]).unwrap();
         reconcile(&dir, source, &[b"odd"[..].into()], target, &held, quick)

@@ -25,6 +25,7 @@ mod dir;
 mod file;
 mod inplace;
 mod name;
+mod special;
 
 /// What all threads that apply share.
 pub(crate) struct Ground {
@@ -165,6 +166,9 @@ impl Hand {
             Op::Commit { .. } => self.commit(id, op, content),
             Op::Append { .. } => self.append(id, op, content),
             Op::Symlink { path, link, meta } => self.put_link(path, link, meta),
+            Op::Special { path, kind, device, meta } => {
+                self.put_special(path, *kind, *device, meta)
+            }
             Op::Meta { path, kind, meta } => self.set_meta(path, *kind, meta),
             Op::Dir { path, meta } => self.set_dir(path, meta),
             Op::Rename { from, to, kind, size, mtime } => {

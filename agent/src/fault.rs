@@ -26,6 +26,8 @@ pub enum Call {
     MakeDir,
     /// Creating a symbolic link.
     Symlink,
+    /// A special file is created.
+    Special,
     /// A rename that was asked for.
     Rename,
     /// Removing a name that was to be removed.

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use lsync_protocol::entry::{Entry, Kind, Meta, Time};
+use lsync_protocol::entry::{Device, Entry, Kind, Meta, Time};
 use lsync_protocol::handshake::Identity;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_OMIT,
@@ -30,6 +30,8 @@ pub struct Stat {
     pub gid: u32,
     /// Its size as the file system has it, in bytes.
     pub size: u64,
+    /// Which device it stands for, of a device file.
+    pub device: Option<Device>,
     /// How many names it has.
     pub nlink: u32,
     /// When its content changed.
@@ -61,6 +63,7 @@ impl Stat {
             kind: self.kind,
             size: if file { self.size } else { 0 },
             link,
+            device: self.device,
             meta: Meta {
                 mode: (self.kind != Kind::Symlink).then_some(self.mode),
                 uid: Some(self.uid),
@@ -83,6 +86,11 @@ fn kind_of(mode: u32) -> Kind {
         FileType::BlockDevice => Kind::BlockDevice,
         FileType::RegularFile | FileType::Unknown => Kind::File,
     }
+}
+
+/// The device that a device file stands for.
+fn device_of(mode: u32, major: u32, minor: u32) -> Option<Device> {
+    matches!(kind_of(mode), Kind::CharDevice | Kind::BlockDevice).then_some(Device { major, minor })
 }
 
 /// What stands behind a descriptor, one opened for its path only too.
@@ -115,6 +123,7 @@ fn stat(fd: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Stat, Errno> 
         uid: s.stx_uid,
         gid: s.stx_gid,
         size: s.stx_size,
+        device: device_of(u32::from(s.stx_mode), s.stx_rdev_major, s.stx_rdev_minor),
         nlink: s.stx_nlink,
         mtime: time(s.stx_mtime),
         ctime: time(s.stx_ctime),
@@ -135,6 +144,11 @@ fn stat_before_statx(fd: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<
         uid: s.st_uid,
         gid: s.st_gid,
         size: s.st_size as u64,
+        device: device_of(
+            s.st_mode as u32,
+            rustix::fs::major(s.st_rdev as u64),
+            rustix::fs::minor(s.st_rdev as u64),
+        ),
         nlink: s.st_nlink as u32,
         mtime: Time { sec: s.st_mtime as i64, nsec: s.st_mtime_nsec as u32 },
         ctime: Time { sec: s.st_ctime as i64, nsec: s.st_ctime_nsec as u32 },

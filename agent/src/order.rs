@@ -180,6 +180,7 @@ impl Applier {
             | Op::Commit { path, .. }
             | Op::Append { path, .. }
             | Op::Symlink { path, .. }
+            | Op::Special { path, .. }
             | Op::Meta { path, .. }
             | Op::Remove { path, .. } => {
                 let key = path.split().map_or(&[][..], |(dir, _)| dir).to_vec();

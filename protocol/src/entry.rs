@@ -68,11 +68,20 @@ impl Kind {
         }
     }
 
-    /// Is this kind carried to the target by this version?
+    /// Is it a special file: neither a file, nor a directory, nor a symbolic link?
     #[must_use]
-    pub fn mirrored(self) -> bool {
-        matches!(self, Kind::File | Kind::Dir | Kind::Symlink)
+    pub fn special(self) -> bool {
+        !matches!(self, Kind::File | Kind::Dir | Kind::Symlink)
     }
+}
+
+/// Which device a device file stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct Device {
+    /// Which driver.
+    pub major: u32,
+    /// Which of its devices.
+    pub minor: u32,
 }
 
 /// Attributes. An absent field is not carried: the target keeps what it has.
@@ -103,6 +112,8 @@ pub struct Entry {
     pub nlink: u32,
     /// Names of one file in one listing share a number above 0; 0 when it has one name.
     pub link_group: u64,
+    /// Which device it stands for; of device files only.
+    pub device: Option<Device>,
 }
 
 /// An entry with its name in a directory.
@@ -139,6 +150,10 @@ pub struct Wanted {
     pub group: bool,
     /// Modification times.
     pub times: bool,
+    /// FIFOs and sockets.
+    pub specials: bool,
+    /// Device files.
+    pub devices: bool,
 }
 
 /// What a target can hold, as its agent found out.
@@ -150,6 +165,8 @@ pub struct Holds {
     pub groups: Vec<u32>,
     /// The group that new files get.
     pub own_group: u32,
+    /// It may make device files (root, or `CAP_MKNOD`).
+    pub devices: bool,
     /// The granularity of modification times, in nanoseconds.
     pub time_granularity: u32,
     /// Names that differ only in case are one.
@@ -178,6 +195,8 @@ pub struct Held {
     groups: Groups,
     /// Granularity in nanoseconds; `None`: times are not carried.
     times: Option<u32>,
+    specials: bool,
+    devices: bool,
 }
 
 impl Held {
@@ -195,6 +214,18 @@ impl Held {
                 }
             },
             times: wanted.times.then_some(holds.time_granularity),
+            specials: wanted.specials,
+            devices: wanted.devices && holds.devices,
+        }
+    }
+
+    /// Are things of this kind carried?
+    #[must_use]
+    pub fn carries(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::File | Kind::Dir | Kind::Symlink => true,
+            Kind::Fifo | Kind::Socket => self.specials,
+            Kind::CharDevice | Kind::BlockDevice => self.devices,
         }
     }
 
@@ -243,7 +274,8 @@ pub enum Difference {
     None,
     /// Not the same kind of thing.
     Kind,
-    /// The content of a file differs or may differ, or a symbolic link points elsewhere.
+    /// The content of a file differs or may differ, a symbolic link points elsewhere, or a device
+    /// file stands for another device.
     Content,
     /// Attributes only.
     Meta,
@@ -287,6 +319,9 @@ pub fn difference(source: &Entry, target: &Entry, held: &Held, quick: Quick) -> 
             }
         }
         Kind::Symlink if source.link != target.link => return Difference::Content,
+        Kind::CharDevice | Kind::BlockDevice if source.device != target.device => {
+            return Difference::Content;
+        }
         _ => {}
     }
     if a == b { Difference::None } else { Difference::Meta }
@@ -323,7 +358,8 @@ impl DirDigest {
         let link = entry.link.as_deref().unwrap_or_default();
         out.extend_from_slice(&(link.len() as u32).to_le_bytes());
         out.extend_from_slice(link);
-        for field in [meta.mode, meta.uid, meta.gid] {
+        let (major, minor) = (entry.device.map(|d| d.major), entry.device.map(|d| d.minor));
+        for field in [meta.mode, meta.uid, meta.gid, major, minor] {
             out.push(u8::from(field.is_some()));
             out.extend_from_slice(&field.unwrap_or(0).to_le_bytes());
         }
@@ -358,19 +394,28 @@ mod tests {
             chown,
             groups: vec![100, 101],
             own_group: 100,
+            devices: chown,
             time_granularity: 1,
             folds_case: false,
             name_max: 255,
         }
     }
 
-    const ALL: Wanted = Wanted { perms: true, owner: true, group: true, times: true };
+    const ALL: Wanted = Wanted {
+        perms: true,
+        owner: true,
+        group: true,
+        times: true,
+        specials: true,
+        devices: true,
+    };
 
     fn file(size: u64, sec: i64, mode: u32, uid: u32, gid: u32) -> Entry {
         Entry {
             kind: Kind::File,
             size,
             link: None,
+            device: None,
             meta: Meta {
                 mode: Some(mode),
                 uid: Some(uid),

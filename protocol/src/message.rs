@@ -694,6 +694,7 @@ mod tests {
             meta,
             nlink: 1,
             link_group: 0,
+            device: None,
         };
         let ops = vec![
             Op::MakeDir { path: path("a"), meta },

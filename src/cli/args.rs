@@ -135,7 +135,7 @@ pub(super) struct AgentArgs {
     after_help = "\
 The contents of SOURCE become the contents of TARGET, which is created if it is missing; its parent
 must exist. Permissions, owners, times, symbolic links and deletions are mirrored; extended
-attributes, ACLs, hard links and devices are not there yet.
+attributes, ACLs and hard links are not there yet.
 TARGET is DIR, [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR; HOST:. is the login directory.
 rsync carries what goes to [USER@]HOST::MODULE[/DIR] and rsync://[USER@]HOST[:PORT]/MODULE[/DIR].
 
@@ -317,7 +317,7 @@ pub(super) struct AttributeArgs {
     /// Mirror hard links as files of their own
     #[arg(long)]
     pub(super) no_hard_links: bool,
-    /// Leave out devices
+    /// Leave out device files
     #[arg(long)]
     pub(super) no_devices: bool,
     #[arg(long, value_name = "USER:GROUP", help = later!("Give everything to this owner and group"))]

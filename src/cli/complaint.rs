@@ -65,11 +65,11 @@ fn complain(error: &clap::Error) -> Error {
 fn as_rsync(option: &str) -> Option<&'static str> {
     Some(match option {
         "-a" | "--archive" | "-r" | "--recursive" | "-l" | "--links" | "-t" | "--times" | "-o"
-        | "--owner" | "-g" | "--group" | "--perms" => {
+        | "--owner" | "-g" | "--group" | "--perms" | "-D" => {
             "it is what push does by default; --no-owner, --no-perms … take it away"
         }
-        "-D" | "-H" | "--hard-links" | "-A" | "--acls" | "-X" | "--xattrs" => {
-            "devices, hard links, ACLs and extended attributes are not there yet"
+        "-H" | "--hard-links" | "-A" | "--acls" | "-X" | "--xattrs" => {
+            "hard links, ACLs and extended attributes are not there yet"
         }
         "-z" => "see --compress",
         "-e" | "--rsh" => "use --ssh-command 'ssh …', -p PORT or -i FILE",

@@ -171,15 +171,17 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
 
 fn attributes(args: &PushArgs) -> Attributes {
     let asked = &args.attributes;
-    // --no-xattrs, --no-acls, --no-hard-links and --no-devices ask for what happens anyway: these
-    // are not carried yet, so there is nothing to turn off.
-    let _ = (asked.no_xattrs, asked.no_acls, asked.no_hard_links, asked.no_devices);
+    // --no-xattrs, --no-acls and --no-hard-links ask for what happens anyway: these are not
+    // carried yet, so there is nothing to turn off.
+    let _ = (asked.no_xattrs, asked.no_acls, asked.no_hard_links);
     Attributes {
         perms: !asked.no_perms,
         owner: !asked.no_owner,
         group: !asked.no_group,
         times: !asked.no_times,
         numeric_ids: asked.numeric_ids,
+        specials: true,
+        devices: !asked.no_devices,
     }
 }
 

@@ -267,6 +267,7 @@ fn rewrite(op: &mut Planned, old: &RelPath, new: &RelPath) {
         Planned::MakeDir { path, .. }
         | Planned::Content { path, .. }
         | Planned::Symlink { path, .. }
+        | Planned::Special { path, .. }
         | Planned::Meta { path, .. }
         | Planned::Dir { path, .. }
         | Planned::Remove { path, .. } => path.clone_from(new),

@@ -203,7 +203,10 @@ impl Mirror {
                 Planned::Content { size, .. } if *size > INLINE_MAX => {
                     self.find_like(op, &name, now);
                 }
-                Planned::Content { .. } | Planned::Symlink { .. } | Planned::Remove { .. } => {
+                Planned::Content { .. }
+                | Planned::Symlink { .. }
+                | Planned::Special { .. }
+                | Planned::Remove { .. } => {
                     self.origin_ended(&name, now);
                 }
                 _ => {}
@@ -484,7 +487,10 @@ impl Mirror {
             }
             (
                 Outcome::Occupied(kind),
-                Planned::Content { .. } | Planned::Symlink { .. } | Planned::MakeDir { .. },
+                Planned::Content { .. }
+                | Planned::Symlink { .. }
+                | Planned::Special { .. }
+                | Planned::MakeDir { .. },
             ) => {
                 let op = Planned::Replace { old: kind, new: Box::new(flight.op.clone()) };
                 self.send_again(Flight { op, ..flight }, now);

@@ -186,11 +186,22 @@ mod tests {
             chown: false,
             groups: vec![],
             own_group: 0,
+            devices: true,
             time_granularity: 1_000_000_000,
             folds_case: false,
             name_max: 255,
         };
-        Held::new(Wanted { perms: true, owner: true, group: false, times: true }, &holds)
+        Held::new(
+            Wanted {
+                perms: true,
+                owner: true,
+                group: false,
+                times: true,
+                specials: true,
+                devices: true,
+            },
+            &holds,
+        )
     }
 
     fn meta(sec: i64) -> Meta {
@@ -205,7 +216,7 @@ mod tests {
 
     fn there(name: &str, size: u64, sec: i64) -> Named {
         let (kind, link, nlink, link_group) = (Kind::File, None, 1, 0);
-        let entry = Entry { kind, size, link, meta: meta(sec), nlink, link_group };
+        let entry = Entry { kind, size, link, meta: meta(sec), nlink, link_group, device: None };
         Named { name: name.as_bytes().into(), entry }
     }
 

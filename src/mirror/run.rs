@@ -633,12 +633,12 @@ impl Loop {
 pub(super) fn step(op: &Planned) -> Step {
     match op {
         Planned::MakeDir { path, .. } => Step::Create { path: path.clone(), dir: true },
-        Planned::Content { path, new: true, .. } | Planned::Symlink { path, new: true, .. } => {
-            Step::Create { path: path.clone(), dir: false }
-        }
-        Planned::Content { path, .. } | Planned::Symlink { path, .. } => {
-            Step::Update { path: path.clone() }
-        }
+        Planned::Content { path, new, .. }
+        | Planned::Symlink { path, new, .. }
+        | Planned::Special { path, new, .. } => match new {
+            true => Step::Create { path: path.clone(), dir: false },
+            false => Step::Update { path: path.clone() },
+        },
         Planned::Meta { path, .. } | Planned::Dir { path, .. } => {
             Step::Attributes { path: path.clone() }
         }

@@ -278,7 +278,7 @@ impl Mirror {
         // Where everything is sent anyway, or something is unknown, a digest says nothing.
         let digest = (!walk.whole && seen.unknown.is_empty()).then(|| {
             let mut digest = DirDigest::new(&self.rules.key);
-            for named in seen.entries.iter().filter(|named| named.entry.kind.mirrored()) {
+            for named in seen.entries.iter().filter(|named| held.carries(named.entry.kind)) {
                 digest.add(&named.name, &named.entry, held);
             }
             digest.finish()

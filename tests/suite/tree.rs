@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lsync_protocol::path::{Escaped, stage_mirror};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, makedev, mknodat, utimensat,
+};
 
 use super::world::PATIENCE;
 
@@ -24,7 +26,7 @@ pub struct Thing {
     pub mode: u32,
     pub owner: (u32, u32),
     pub mtime: (i64, i64),
-    /// The hash of a file's content, or where a link points.
+    /// The hash of a file's content, where a link points, or which device it is.
     pub content: Vec<u8>,
     pub size: u64,
 }
@@ -50,7 +52,13 @@ pub fn tree(root: &Path) -> io::Result<Tree> {
         } else if kind.is_file() {
             ('f', blake3::hash(&fs::read(&path)?).as_bytes().to_vec())
         } else {
-            (if kind.is_fifo() { 'p' } else { 's' }, Vec::new())
+            let letter = match () {
+                () if kind.is_fifo() => 'p',
+                () if kind.is_socket() => 's',
+                () if kind.is_block_device() => 'b',
+                () => 'c',
+            };
+            (letter, meta.rdev().to_le_bytes().to_vec())
         };
         let size = if kind == 'f' { meta.size() } else { 0 };
         // Links have no mode of their own.
@@ -96,15 +104,12 @@ pub fn differences(source: &Tree, target: &Tree) -> String {
     text
 }
 
-/// How two directories differ now, but for kinds that are not mirrored; `None`: not at all.
+/// How two directories differ now; `None`: not at all.
 pub fn unequal(source: &Path, target: &Path) -> Option<String> {
     let read = || -> io::Result<(Tree, Tree)> { Ok((tree(source)?, tree(target)?)) };
     match read() {
         Err(error) => Some(error.to_string()),
-        Ok((mut source, mut target)) => {
-            for tree in [&mut source, &mut target] {
-                tree.retain(|_, thing| !matches!(thing.kind, 'p' | 's'));
-            }
+        Ok((source, target)) => {
             let text = differences(&source, &target);
             (!text.is_empty()).then_some(text)
         }
@@ -191,6 +196,22 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
+/// Makes special files of every kind that may be made here, under names that begin so.
+pub fn plant_specials(root: &Path, first: &str) {
+    let make = |name: &str, kind, device| {
+        mknodat(CWD, root.join(format!("{first}{name}")), kind, Mode::from(0o640), device).unwrap();
+    };
+    make("fifo", FileType::Fifo, 0);
+    make("socket", FileType::Socket, 0);
+    if super::push::is_root() {
+        make("char", FileType::CharacterDevice, makedev(1, 3));
+        make("block", FileType::BlockDevice, makedev(7, 300));
+        std::os::unix::fs::chown(root.join(format!("{first}char")), Some(12), Some(34)).unwrap();
+    }
+    chmod(&root.join(format!("{first}fifo")), 0o4622);
+    set_mtime(&root.join(format!("{first}fifo")), 1_500_000_000, 5);
+}
+
 /// A tree with some of everything that is mirrored.
 pub fn plant(root: &Path) {
     fs::create_dir_all(root.join("dir/deep/deeper")).unwrap();
@@ -217,6 +238,7 @@ pub fn plant(root: &Path) {
     set_mtime(&root.join("dir/deep/deeper"), 1_111_111_111, 999_999_999);
     set_mtime(&root.join("empty dir"), 1_200_000_000, 1);
     set_mtime(&root.join("dir"), 1_300_000_000, 7);
+    plant_specials(root, "a ");
     chmod(root, 0o750);
     set_mtime(root, 1_400_000_000, 42);
 }

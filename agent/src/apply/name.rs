@@ -143,6 +143,9 @@ impl Hand {
                     Op::File { meta, .. } => hand.stage_small(at, path, content.inline, meta)?,
                     Op::Commit { .. } => hand.stage_large(at, new, content)?.fresh,
                     Op::Symlink { link, meta, .. } => hand.stage_link(at, path, link, meta)?,
+                    Op::Special { kind, device, meta, .. } => {
+                        hand.stage_special(at, path, *kind, *device, meta)?
+                    }
                     Op::MakeDir { meta, .. } => hand.stage_dir(at, path, meta)?,
                     _ => return Err(Errno::INVAL.into()),
                 }),

@@ -30,8 +30,9 @@ const FOLDING: &[u64] =
 /// What can be held beneath a root; without one, what this process could hold at best.
 #[must_use]
 pub fn holds(root: Option<&Root>) -> Holds {
-    let chown = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
+    let may =
+        |what| rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(what));
+    let chown = may(CapabilitySet::CHOWN);
     let own_group = rustix::process::getegid().as_raw();
     let mut groups: Vec<u32> =
         rustix::process::getgroups().unwrap_or_default().iter().map(|g| g.as_raw()).collect();
@@ -49,6 +50,7 @@ pub fn holds(root: Option<&Root>) -> Holds {
         chown,
         groups,
         own_group,
+        devices: may(CapabilitySet::MKNOD),
         time_granularity: root.and_then(try_times).unwrap_or_else(|| {
             COARSE.iter().find(|(k, _)| Some(*k) == kind).map_or(1, |(_, granularity)| *granularity)
         }),

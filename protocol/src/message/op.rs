@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Hash, INLINE_MAX, OpId};
-use crate::entry::{Kind, Meta, Time};
+use crate::entry::{Device, Kind, Meta, Time};
 use crate::path::RelPath;
 
 /// Do this on the target. Each is checked against what stands there and changes nothing where
@@ -88,7 +88,7 @@ pub enum Op {
     Replace {
         /// What must stand there now; a directory has to be empty.
         old: Kind,
-        /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`.
+        /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`, `Special`.
         new: Box<Op>,
     },
     /// Have more behind a version that stands here: the file grows in place, so a reader sees a
@@ -111,6 +111,17 @@ pub enum Op {
         /// BLAKE3 of the whole content.
         hash: Hash,
     },
+    /// Have a special file here: a FIFO, a socket or a device file.
+    Special {
+        /// Where.
+        path: RelPath,
+        /// Which kind.
+        kind: Kind,
+        /// Which device it stands for; of device files only.
+        device: Option<Device>,
+        /// Its attributes.
+        meta: Meta,
+    },
 }
 
 impl Op {
@@ -123,6 +134,7 @@ impl Op {
             | Op::Commit { path, .. }
             | Op::Append { path, .. }
             | Op::Symlink { path, .. }
+            | Op::Special { path, .. }
             | Op::Meta { path, .. }
             | Op::Dir { path, .. }
             | Op::Remove { path, .. }
@@ -170,8 +182,16 @@ impl Op {
             Op::Replace { new, .. } => {
                 matches!(
                     **new,
-                    Op::MakeDir { .. } | Op::File { .. } | Op::Commit { .. } | Op::Symlink { .. }
+                    Op::MakeDir { .. }
+                        | Op::File { .. }
+                        | Op::Commit { .. }
+                        | Op::Symlink { .. }
+                        | Op::Special { .. }
                 ) && new.valid()
+            }
+            Op::Special { path, kind, device, .. } => {
+                let a_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+                !path.is_root() && kind.special() && device.is_some() == a_device
             }
             Op::Rename { from, to, .. } => {
                 !from.is_root() && !to.is_root() && !to.is_under(from) && !from.is_under(to)

@@ -262,6 +262,9 @@ fn plain_op(planned: Planned) -> Option<Op> {
         Planned::Symlink { path, link, meta, .. } => {
             Op::Symlink { path, link: link.into_vec(), meta }
         }
+        Planned::Special { path, kind, device, meta, .. } => {
+            Op::Special { path, kind, device, meta }
+        }
         Planned::Meta { path, kind, meta } => Op::Meta { path, kind, meta },
         Planned::Dir { path, meta } => Op::Dir { path, meta },
         Planned::Rename { from, to, kind, size, mtime } => {

@@ -243,6 +243,7 @@ mod tests {
                     chown: false,
                     groups: Vec::new(),
                     own_group: 0,
+                    devices: true,
                     time_granularity: 1,
                     folds_case: false,
                     name_max: 255,

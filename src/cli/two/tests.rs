@@ -38,8 +38,15 @@ fn agent(keys: &str) -> std::result::Result<MirrorConfig, String> {
 
 #[test]
 fn an_upgrade_brings_no_attribute_that_lsyncd_2_left_alone() {
-    let none =
-        Attributes { perms: false, owner: false, group: false, times: true, numeric_ids: false };
+    let none = Attributes {
+        perms: false,
+        owner: false,
+        group: false,
+        times: true,
+        numeric_ids: false,
+        specials: false,
+        devices: false,
+    };
     let all = Attributes::default();
     let table = [
         ("", none),

@@ -58,6 +58,7 @@ impl Thing {
             },
             nlink: 1,
             link_group: 0,
+            device: None,
         }
     }
 }
@@ -205,7 +206,14 @@ pub(super) fn rules() -> Rules {
         max_delete: None,
         allow_empty: false,
         filter: Arc::default(),
-        wanted: Wanted { perms: true, owner: true, group: true, times: true },
+        wanted: Wanted {
+            perms: true,
+            owner: true,
+            group: true,
+            times: true,
+            specials: true,
+            devices: true,
+        },
         numeric_ids: true,
         quick: Quick::SizeAndTime,
         rescan: None,
@@ -224,6 +232,7 @@ fn holds() -> Holds {
         chown: false,
         groups: vec![],
         own_group: 0,
+        devices: true,
         time_granularity: 1,
         folds_case: false,
         name_max: 255,

@@ -294,6 +294,30 @@ const TABLE: &[Happening] = &[
             fs::write(at.join(format!("{i:04}")), format!("{i}")).unwrap();
         }
     }),
+    (
+        "special files: made, changed in kind, renamed, deleted",
+        |at, _| {
+            super::super::tree::plant_specials(at, "old ");
+            super::super::tree::plant_specials(at, "gone ");
+            fs::write(at.join("file"), "x").unwrap();
+        },
+        |at, _| {
+            super::super::tree::plant_specials(at, "new ");
+            fs::remove_file(at.join("old fifo")).unwrap();
+            fs::write(at.join("old fifo"), "a file").unwrap();
+            mv(at.join("new socket"), at.join("file"));
+            mv(at.join("new fifo"), at.join("moved fifo"));
+            fs::remove_file(at.join("gone fifo")).unwrap();
+            fs::remove_file(at.join("gone socket")).unwrap();
+            if is_root() {
+                // Another device under the same name and with the same times.
+                fs::remove_file(at.join("old char")).unwrap();
+                let other = rustix::fs::makedev(1, 5);
+                let mode = Mode::from(0o640);
+                mknodat(CWD, at.join("old char"), FileType::CharacterDevice, mode, other).unwrap();
+            }
+        },
+    ),
     ("a FIFO in place of a file's name, then a file", nothing, |at, _| {
         mknodat(CWD, at.join("p"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
         fs::remove_file(at.join("p")).unwrap();

@@ -195,6 +195,10 @@ impl World {
                     self.place(path, Kind::Symlink, content, meta);
                 }
             },
+            Planned::Special { path, kind, meta, .. } => match self.room(path)? {
+                Some(Kind::Dir) => return Err(Outcome::Occupied(Kind::Dir)),
+                _ => self.place(path, *kind, 0, meta),
+            },
             Planned::Meta { path, kind, meta } => match self.room(path) {
                 Ok(Some(there)) if there == *kind => self.set(path, meta),
                 Ok(Some(there)) => return Err(Outcome::Occupied(there)),
