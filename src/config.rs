@@ -7,6 +7,8 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lsync_protocol::xattr::Classes;
+
 use crate::filter::Filter;
 
 pub mod crontab;
@@ -152,6 +154,16 @@ pub struct Attributes {
     pub specials: bool,
     /// Device files.
     pub devices: bool,
+    /// Extended attributes and access control lists, of these classes.
+    pub xattrs: Classes,
+}
+
+impl Attributes {
+    /// Of the extended attributes that are wanted, those which this process is shown.
+    #[must_use]
+    pub fn shown_xattrs(&self) -> Classes {
+        self.xattrs.both(lsync_agent::meta::xattr::readable())
+    }
 }
 
 impl Default for Attributes {
@@ -164,6 +176,7 @@ impl Default for Attributes {
             numeric_ids: false,
             specials: true,
             devices: true,
+            xattrs: Classes::USER.with(Classes::PRIVILEGED).with(Classes::ACLS),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -56,12 +57,17 @@ pub async fn push(
             AnyMirror::Agent(m) => {
                 let filter = Arc::new(m.filter.clone());
                 let (one_file_system, max_size) = (m.one_file_system, m.max_size);
-                (&m.source, Scope { filter, one_file_system, max_size }, m.watch, m.rescan)
+                let xattrs = m.attributes.shown_xattrs();
+                let scope = Scope { filter, one_file_system, max_size, xattrs };
+                (&m.source, scope, m.watch, m.rescan)
             }
             AnyMirror::Rsync(m) => {
                 let filter = Arc::new(m.filter.clone());
                 let (one_file_system, max_size) = (m.one_file_system, m.max_size);
-                (&m.source, Scope { filter, one_file_system, max_size }, m.watch, m.rescan)
+                // rsync reads them itself.
+                let xattrs = Classes::NONE;
+                let scope = Scope { filter, one_file_system, max_size, xattrs };
+                (&m.source, scope, m.watch, m.rescan)
             }
         };
         let known = sources.iter().find(|(source, _)| source.path() == path).cloned();

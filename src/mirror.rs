@@ -30,7 +30,8 @@ use std::time::{Duration, Instant};
 use lsync_protocol::entry::{Entry, Held, Kind, Quick, Wanted};
 use lsync_protocol::handshake::{Identity, Welcome};
 use lsync_protocol::message::{NoList, OpId};
-use lsync_protocol::path::RelPath;
+use lsync_protocol::path::{Escaped, RelPath};
+use lsync_protocol::xattr::{Classes, Xattr};
 
 use crate::collate::{Batch, Collate, Follow, Marks, Step};
 use crate::config::Delete;
@@ -71,7 +72,8 @@ const LISTS_MAX: usize = 256;
 fn wanted(attributes: crate::config::Attributes) -> Wanted {
     let crate::config::Attributes { perms, owner, group, times, specials, devices, .. } =
         attributes;
-    Wanted { perms, owner, group, times, specials, devices }
+    let xattrs = attributes.shown_xattrs();
+    Wanted { perms, owner, group, times, specials, devices, xattrs }
 }
 
 /// What of the configuration the decisions need.
@@ -206,6 +208,8 @@ pub struct Mirror {
     next_root_check: Option<Instant>,
     /// It was said that device files are left out.
     left_out: bool,
+    /// It was said that extended attributes are left out.
+    xattrs_said: bool,
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
@@ -251,6 +255,7 @@ impl Mirror {
             waiting: None,
             next_root_check: None,
             left_out: false,
+            xattrs_said: false,
             moved: Moved::default(),
             origins: Origins::default(),
             there: BTreeMap::new(),
@@ -772,6 +777,34 @@ impl Mirror {
                  them (CAP_MKNOD is missing; root has it, --no-devices says that they are not wanted)"
             )));
         }
+    }
+
+    /// Says once which extended attributes of the source the target cannot have.
+    fn xattrs_left_out(&mut self, entry: &Entry) {
+        let (Some(xattrs), Some(held)) = (&entry.meta.xattrs, &self.held) else { return };
+        if self.xattrs_said || xattrs.is_empty() || xattrs.classes() == held.xattrs() {
+            return;
+        }
+        let left_out = |one: &&Xattr| !held.xattrs().have(&one.name);
+        let Some(first) = xattrs.all().iter().find(left_out) else { return };
+        let (what, why) = match Classes::of(&first.name) {
+            Classes::ACLS => (
+                "access control lists",
+                "its file system has none (--no-acls: they are not wanted)",
+            ),
+            Classes::USER => (
+                "extended attributes",
+                "its file system has none (--no-xattrs: they are not wanted)",
+            ),
+            _ => (
+                "trusted and security attributes",
+                "they take CAP_SYS_ADMIN there, as root has it (--no-xattrs: they are not wanted)",
+            ),
+        };
+        let name = Escaped(&first.name);
+        let text = format!("{what} are left out on the target, {name} is the first: {why}");
+        self.xattrs_said = true;
+        self.say(Report::Warning(text));
     }
 
     /// With `--once`: nothing is left to do.

@@ -135,6 +135,21 @@ impl Planned {
         }
     }
 
+    /// Bytes of its attributes that have no bounded size.
+    #[must_use]
+    pub fn meta_bytes(&self) -> usize {
+        match self {
+            Planned::MakeDir { meta, .. }
+            | Planned::Content { meta, .. }
+            | Planned::Symlink { meta, .. }
+            | Planned::Special { meta, .. }
+            | Planned::Meta { meta, .. }
+            | Planned::Dir { meta, .. } => meta.bytes(),
+            Planned::Replace { new, .. } => new.meta_bytes(),
+            Planned::Rename { .. } | Planned::Remove { .. } => 0,
+        }
+    }
+
     /// Is it done under a temporary name first?
     #[must_use]
     pub fn staged(&self) -> bool {
@@ -272,7 +287,7 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
             Look::Here(entry) => {
                 let names = Marks::NAME.with(Marks::CONTENT);
                 let only_meta = marks.without(names) == *marks && !marks.has(Marks::TREE);
-                let meta = held.meta(entry.kind, entry.meta);
+                let meta = held.meta(entry.kind, &entry.meta);
                 if entry.kind == Kind::Dir {
                     if marks.has(Marks::NAME) && !path.is_root() {
                         touch(path);
@@ -284,7 +299,7 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                     // Looked at as the parent of something, it was looked at later.
                     let meta = match looked.parents.get(path) {
                         Some(Look::Here(later)) if later.kind == Kind::Dir => {
-                            held.meta(Kind::Dir, later.meta)
+                            held.meta(Kind::Dir, &later.meta)
                         }
                         _ => meta,
                     };
@@ -311,7 +326,7 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
         }
         match looked.parents.get(&dir) {
             Some(Look::Here(entry)) if entry.kind == Kind::Dir => {
-                let meta = held.meta(Kind::Dir, entry.meta);
+                let meta = held.meta(Kind::Dir, &entry.meta);
                 plan.dirs.push(Planned::Dir { path: dir, meta });
             }
             Some(Look::Unknown(why)) => plan.unknown.push((dir, why.clone())),
@@ -334,7 +349,7 @@ fn rename(
         Some(Look::Here(entry)) => {
             let file = entry.kind == Kind::File;
             // A directory's time changes with what is done in it on the way: not a condition.
-            let mtime = held.meta(entry.kind, entry.meta).mtime;
+            let mtime = held.meta(entry.kind, &entry.meta).mtime;
             let mtime = mtime.filter(|_| entry.kind != Kind::Dir);
             (entry.kind, file.then_some(entry.size), mtime)
         }
@@ -347,7 +362,7 @@ fn rename(
 
 /// A directory to be made: without its time, which comes when all in it is done.
 fn make_dir(path: &RelPath, entry: &Entry, held: &Held) -> Planned {
-    let meta = Meta { mtime: None, ..held.meta(Kind::Dir, entry.meta) };
+    let meta = Meta { mtime: None, ..held.meta(Kind::Dir, &entry.meta) };
     Planned::MakeDir { path: path.clone(), meta }
 }
 
@@ -355,7 +370,7 @@ fn make_dir(path: &RelPath, entry: &Entry, held: &Held) -> Planned {
 /// people are told of a new thing or of a changed one.
 #[must_use]
 pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<Planned> {
-    let meta = held.meta(entry.kind, entry.meta);
+    let meta = held.meta(entry.kind, &entry.meta);
     match entry.kind {
         Kind::Dir => Some(make_dir(path, entry, held)),
         Kind::File => {
@@ -382,6 +397,7 @@ pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<P
 mod tests {
     use super::*;
     use lsync_protocol::entry::{Holds, Wanted};
+    use lsync_protocol::xattr::Classes;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -398,6 +414,7 @@ mod tests {
                 uid: None,
                 gid: None,
                 mtime: Some(Time { sec: 7, nsec: 1 }),
+                xattrs: None,
             },
             nlink: 1,
             link_group: 0,
@@ -410,6 +427,7 @@ mod tests {
             groups: vec![],
             own_group: 0,
             devices: false,
+            xattrs: Classes::NONE,
             time_granularity: 1,
             folds_case: false,
             name_max: 255,
@@ -421,6 +439,7 @@ mod tests {
             times: true,
             specials: false,
             devices: false,
+            xattrs: Classes::NONE,
         };
         Held::new(wanted, &holds)
     }

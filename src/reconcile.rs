@@ -81,7 +81,7 @@ pub fn reconcile(
             }
             (_, Some(Difference::Content)) => found.ops.push(op),
             (_, Some(Difference::Meta)) => {
-                let meta = held.meta(ours.entry.kind, ours.entry.meta);
+                let meta = held.meta(ours.entry.kind, &ours.entry.meta);
                 let kind = ours.entry.kind;
                 found.ops.push(match kind {
                     Kind::Dir => Planned::Dir { path, meta },
@@ -101,6 +101,7 @@ pub fn reconcile(
 mod tests {
     use super::*;
     use lsync_protocol::entry::{Entry, Holds, Meta, Time, Wanted};
+    use lsync_protocol::xattr::Classes;
 
     fn named(name: &str, kind: Kind, size: u64, mode: u32) -> Named {
         let mtime = Some(Time { sec: 1, nsec: 0 });
@@ -111,7 +112,7 @@ mod tests {
                 size,
                 link: (kind == Kind::Symlink).then(|| format!("to{size}").into_bytes().into()),
                 device: None,
-                meta: Meta { mode: Some(mode), uid: Some(1), gid: Some(1), mtime },
+                meta: Meta { mode: Some(mode), uid: Some(1), gid: Some(1), mtime, xattrs: None },
                 nlink: 1,
                 link_group: 0,
             },
@@ -124,6 +125,7 @@ mod tests {
             groups: vec![],
             own_group: 0,
             devices: false,
+            xattrs: Classes::NONE,
             time_granularity: 1,
             folds_case: false,
             name_max: 255,
@@ -135,6 +137,7 @@ mod tests {
             times: true,
             specials: false,
             devices: false,
+            xattrs: Classes::NONE,
         };
         let held = Held::new(wanted, &holds);
         let dir = RelPath::new(&b"d"[..]).unwrap();

@@ -19,6 +19,7 @@ use lsync_agent::walk::{self, ListError};
 use lsync_protocol::entry::{Entry, Kind, Named};
 use lsync_protocol::handshake::Identity;
 use lsync_protocol::path::{Escaped, RelPath};
+use lsync_protocol::xattr::Classes;
 use tokio::sync::mpsc;
 
 use crate::config::WatchChoice;
@@ -122,6 +123,7 @@ pub struct Source {
     filter: Arc<Filter>,
     one_file_system: bool,
     max_size: Option<u64>,
+    xattrs: Classes,
     standing: Mutex<Standing>,
     /// File systems mounted below the root, where walks met them.
     mounts: Mutex<BTreeSet<RelPath>>,
@@ -159,6 +161,8 @@ pub struct Scope {
     pub one_file_system: bool,
     /// Larger files are not mirrored.
     pub max_size: Option<u64>,
+    /// Extended attributes of these classes are read.
+    pub xattrs: Classes,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -187,6 +191,7 @@ impl Source {
             filter: scope.filter,
             one_file_system: scope.one_file_system,
             max_size: scope.max_size,
+            xattrs: scope.xattrs,
             standing: Mutex::new(standing),
             mounts: Mutex::default(),
             watcher: OnceLock::new(),
@@ -262,7 +267,7 @@ impl Source {
         if now.identity == was.identity {
             let root = Root::open(&self.path).map_err(|_| RootTrouble::Gone)?;
             if root.identity() == was.identity {
-                return Ok(root);
+                return Ok(root.with_xattrs(self.xattrs));
             }
         }
         Err(if now.identity.dev == was.identity.dev || (now.mount_root && was.mount_root) {
@@ -408,7 +413,9 @@ impl Source {
                 (name, format!("cannot be looked at: {}", plain(&error.to_string())))
             })
             .collect();
-        SourceDir { dir, here: listing.facts.stat.entry(None), entries, unknown, kept }
+        let mut here = listing.facts.stat.entry(None);
+        here.meta.xattrs = listing.xattrs;
+        SourceDir { dir, here, entries, unknown, kept }
     }
 
     /// Names of the source's users and groups, by number. Those without a name are left out.

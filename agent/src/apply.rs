@@ -55,8 +55,8 @@ pub(crate) struct Ground {
     pub(crate) warn: Box<dyn Fn(String) + Send + Sync>,
     /// Told that the root itself is gone: nothing can be applied any more.
     pub(crate) lost: Box<dyn Fn() + Send + Sync>,
-    /// What was warned of already: owner, mode.
-    pub(crate) warned: [AtomicBool; 2],
+    /// What was warned of already: owner, mode, extended attributes.
+    pub(crate) warned: [AtomicBool; 3],
     /// Directories opened up to work in them.
     pub(crate) opened: dir::Opened,
     /// Large files that were put in place.
@@ -73,6 +73,11 @@ impl Ground {
         let texts = [
             (kept.owner, "owners or groups cannot be set on the target: not permitted"),
             (kept.mode, "permission bits cannot be set on the target: not permitted"),
+            (
+                kept.xattrs,
+                "extended attributes or ACLs cannot be set on the target: not permitted \
+                 (--no-xattrs, --no-acls say that they are not wanted)",
+            ),
         ];
         for ((stayed, text), warned) in texts.into_iter().zip(&self.warned) {
             if stayed && !warned.swap(true, Ordering::Relaxed) {
@@ -384,7 +389,8 @@ fn set_unreadable(
         }
         meta::set_mode_of(&fd, mode)?;
     }
-    Ok(kept)
+    // After the mode, and so before nothing but the time, which it does not change.
+    Ok(kept.and(meta::set_acl_of(&fd, want)?))
 }
 
 /// A directory below one that is held, or ENOTDIR; for its path only.

@@ -101,7 +101,7 @@ fn list(
                     if digest.is_some() && digest == Some(digest_of(&listing.entries, key, held)) {
                         return outbox.listing(Message::Same { request }, 16);
                     }
-                    return entries(outbox, request, listing.entries);
+                    return entries(outbox, request, without_values(listing.entries));
                 }
             }
         }
@@ -117,6 +117,14 @@ fn digest_of(entries: &[Named], key: &[u8; 32], held: &Held) -> Digest {
         digest.add(name, entry, held);
     }
     digest.finish()
+}
+
+/// The source tells by the digest whether they differ: values only ever come from it.
+fn without_values(mut entries: Vec<Named>) -> Vec<Named> {
+    for xattrs in entries.iter_mut().filter_map(|named| named.entry.meta.xattrs.as_mut()) {
+        *xattrs = xattrs.only_digest();
+    }
+    entries
 }
 
 /// What dead names in a listing are good for.

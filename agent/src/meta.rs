@@ -5,14 +5,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use lsync_protocol::entry::{Device, Entry, Kind, Meta, Time};
 use lsync_protocol::handshake::Identity;
+use lsync_protocol::xattr::Classes;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_OMIT,
     Uid,
 };
 use rustix::io::Errno;
 
+use self::xattr::At;
+
 pub mod holds;
 pub mod names;
+pub mod xattr;
 
 pub use holds::holds;
 pub use names::{gid_of, group_name, home, uid_of, user_name};
@@ -69,6 +73,7 @@ impl Stat {
                 uid: Some(self.uid),
                 gid: Some(self.gid),
                 mtime: Some(self.mtime),
+                xattrs: None,
             },
             nlink: if file { self.nlink } else { 1 },
             link_group: 0,
@@ -166,19 +171,25 @@ pub struct Kept {
     pub owner: bool,
     /// The mode stayed.
     pub mode: bool,
+    /// Extended attributes or access control lists stayed.
+    pub xattrs: bool,
 }
 
 impl Kept {
     /// Did anything stay that should not?
     #[must_use]
     pub fn any(self) -> bool {
-        self.owner || self.mode
+        self.owner || self.mode || self.xattrs
     }
 
     /// Both together.
     #[must_use]
     pub fn and(self, other: Kept) -> Kept {
-        Kept { owner: self.owner || other.owner, mode: self.mode || other.mode }
+        Kept {
+            owner: self.owner || other.owner,
+            mode: self.mode || other.mode,
+            xattrs: self.xattrs || other.xattrs,
+        }
     }
 }
 
@@ -208,7 +219,9 @@ fn not_ours(error: Errno) -> bool {
 }
 
 /// Sets attributes on a descriptor that is open for reading or writing; `now` is what stands there.
-/// The mode comes after the owner, since a change of owner clears the setuid bits.
+/// A change of owner clears the setuid bits and capabilities, so it comes first; extended attributes
+/// take the right to write, so they come before the mode; the mode would change an access control
+/// list, so that comes after it.
 ///
 /// # Errors
 /// The operating system's, except where this agent may not set owner or mode: that is [`Kept`].
@@ -229,14 +242,29 @@ pub fn set_fd(fd: impl AsFd, now: &Stat, want: &Meta) -> Result<Kept, Errno> {
             Err(error) => return Err(error),
         }
     }
-    if let Some(mode) = want.mode.map(|mode| mode & 0o7777)
-        && (mode != mode_now || mode != now.mode)
+    const PLAIN: Classes = Classes::USER.with(Classes::PRIVILEGED);
+    let at = At::open(&fd);
+    let mut widened = false;
+    if let Some(xattrs) = &want.xattrs
+        && !xattr::set(&at, xattrs, PLAIN)?
+    {
+        // Without the right to write not even its owner may.
+        widened = mode_now & 0o200 == 0
+            && rustix::fs::fchmod(fd, Mode::from_raw_mode(mode_now | 0o200)).is_ok();
+        kept.xattrs = !widened || !xattr::set(&at, xattrs, PLAIN)?;
+    }
+    let mode = want.mode.map(|mode| mode & 0o7777).or(widened.then_some(mode_now));
+    if let Some(mode) = mode
+        && (widened || mode != mode_now || mode != now.mode)
     {
         match rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)) {
             Ok(()) => {}
             Err(error) if not_ours(error) => kept.mode = true,
             Err(error) => return Err(error),
         }
+    }
+    if let Some(xattrs) = &want.xattrs {
+        kept.xattrs |= !xattr::set(&at, xattrs, Classes::ACLS)?;
     }
     if let Some(mtime) = want.mtime {
         rustix::fs::futimens(fd, &times(mtime))?;
@@ -245,7 +273,8 @@ pub fn set_fd(fd: impl AsFd, now: &Stat, want: &Meta) -> Result<Kept, Errno> {
 }
 
 /// Sets attributes of a symbolic link, or of something that cannot be opened, by its name in a
-/// directory. Nothing is followed. The mode of such a thing is set by [`set_mode_of`].
+/// directory. Nothing is followed. The mode of such a thing is set by [`set_mode_of`], after which
+/// comes [`set_acl_of`].
 ///
 /// # Errors
 /// The operating system's, except where this agent may not set the owner: that is [`Kept`].
@@ -265,6 +294,10 @@ pub fn set_name(dir: impl AsFd, name: &[u8], now: &Stat, want: &Meta) -> Result<
             }
             Err(error) => return Err(error),
         }
+    }
+    if let Some(xattrs) = &want.xattrs {
+        let plain = Classes::USER.with(Classes::PRIVILEGED);
+        kept.xattrs = !xattr::set(&At::name(&dir, name), xattrs, plain)?;
     }
     if let Some(mtime) = want.mtime {
         rustix::fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -288,6 +321,17 @@ pub fn set_mode_of(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
         Mode::from_raw_mode(mode & 0o7777),
         AtFlags::empty(),
     )
+}
+
+/// Sets the access control lists of something known only by a path descriptor; says whether that
+/// was permitted. Setting the mode would change them, so they come after it.
+///
+/// # Errors
+/// The operating system's.
+pub fn set_acl_of(fd: impl AsFd, want: &Meta) -> Result<Kept, Errno> {
+    let Some(xattrs) = &want.xattrs else { return Ok(Kept::default()) };
+    let set = xattr::set(&At::path_only(&fd), xattrs, Classes::ACLS)?;
+    Ok(Kept { xattrs: !set, ..Kept::default() })
 }
 
 /// The mask that this process takes from the mode of everything it creates.
@@ -319,6 +363,7 @@ mod tests {
             uid: None,
             gid: None,
             mtime: Some(Time { sec: -5, nsec: 123_456_789 }),
+            xattrs: None,
         };
         assert_eq!(set_fd(&file, &now, &want), Ok(Kept::default()));
         let then = stat_fd(&file).unwrap();

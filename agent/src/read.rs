@@ -12,6 +12,7 @@ use lsync_protocol::path::RelPath;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::meta::xattr::{self, At};
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
@@ -74,7 +75,13 @@ pub fn look(root: &Root, path: &RelPath) -> Result<Option<Entry>, io::Error> {
             }
             _ => None,
         };
-        Ok(stat.entry(link))
+        let mut entry = stat.entry(link);
+        entry.meta.xattrs = match xattr::read(&At::path_only(&fd), root.xattrs()) {
+            // It is open: what is not found is not that.
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(Errno::IO),
+            xattrs => xattrs?,
+        };
+        Ok(entry)
     });
     match found {
         Ok(entry) => Ok(Some(entry)),

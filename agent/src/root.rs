@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use lsync_protocol::handshake::Identity;
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::Classes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -36,6 +37,7 @@ pub struct Root {
     identity: Identity,
     mount: u64,
     resolve: Resolve,
+    xattrs: Classes,
 }
 
 /// The kernel refuses longer paths in one call (`PATH_MAX`); they are resolved in pieces.
@@ -77,7 +79,20 @@ impl Root {
             identity: stat.identity(),
             mount: stat.mount,
             resolve,
+            xattrs: Classes::NONE,
         })
+    }
+
+    /// Looks and listings tell of extended attributes of these classes, too. Without, of none.
+    #[must_use]
+    pub fn with_xattrs(self, xattrs: Classes) -> Root {
+        Root { xattrs, ..self }
+    }
+
+    /// Of which extended attributes looks and listings tell.
+    #[must_use]
+    pub fn xattrs(&self) -> Classes {
+        self.xattrs
     }
 
     /// Which directory it is.

@@ -21,6 +21,7 @@ use crate::apply::Ground;
 use crate::fault::Faults;
 use crate::listing::{self, Ask};
 use crate::meta;
+use crate::meta::xattr::{self, At};
 use crate::order::{Applier, Fuse, Orders, Work, no_root};
 use crate::outbox::{Ack, Outbox};
 use crate::stage::Names;
@@ -174,7 +175,13 @@ pub fn serve(
     };
     let Admitted { root, lock, boot } = admitted;
     let holds = meta::holds(root.as_ref().map(|(root, _)| root));
-    let (root, here) = root.unzip();
+    let (root, mut here) = root.unzip();
+    let classes = Held::new(hello.wanted, &holds).xattrs();
+    let root = root.map(|root| root.with_xattrs(classes));
+    if let (Some(root), Some(here)) = (&root, &mut here) {
+        // What cannot be read is set anew.
+        here.entry.meta.xattrs = xattr::read(&At::path_only(root), classes).unwrap_or_default();
+    }
     if options.confine
         && let Some(root) = &root
     {

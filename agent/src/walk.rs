@@ -12,9 +12,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use lsync_protocol::entry::{Entry, Kind, Named};
 use lsync_protocol::handshake::Identity;
 use lsync_protocol::path::{RelPath, check_name, is_stage_name};
+use lsync_protocol::xattr::{Classes, Xattrs};
 use rustix::fs::RawDir;
 use rustix::io::Errno;
 
+use crate::meta::xattr::{self, At};
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
@@ -29,6 +31,8 @@ pub struct Listing {
     pub stages: Vec<Box<[u8]>>,
     /// The directory's own facts.
     pub facts: DirFacts,
+    /// Its extended attributes, of the classes that the root tells of.
+    pub xattrs: Option<Xattrs>,
 }
 
 /// What is known of a directory before it is read.
@@ -84,15 +88,20 @@ impl From<Errno> for ListError {
 pub fn list(root: &Root, dir: &RelPath) -> Result<Listing, ListError> {
     let fd = root.open_dir(dir)?;
     let facts = meta::stat_fd(&fd)?.into();
-    list_open(fd.as_fd(), facts)
+    list_open(fd.as_fd(), facts, root.xattrs())
 }
 
 /// Bytes of names that one call brings.
 const BUFFER: usize = 32 * 1024;
 
-fn list_open(fd: BorrowedFd<'_>, facts: DirFacts) -> Result<Listing, ListError> {
-    let mut listing =
-        Listing { entries: Vec::new(), unknown: Vec::new(), stages: Vec::new(), facts };
+fn list_open(fd: BorrowedFd<'_>, facts: DirFacts, classes: Classes) -> Result<Listing, ListError> {
+    let mut listing = Listing {
+        entries: Vec::new(),
+        unknown: Vec::new(),
+        stages: Vec::new(),
+        facts,
+        xattrs: xattr::read(&At::open(&fd), classes)?,
+    };
     let mut buffer = Vec::with_capacity(BUFFER);
     let buffer: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
     let mut names = RawDir::new(fd, buffer);
@@ -110,7 +119,7 @@ fn list_open(fd: BorrowedFd<'_>, facts: DirFacts) -> Result<Listing, ListError> 
         } else if check_name(name).is_err() {
             listing.unknown.push((name.into(), io::ErrorKind::InvalidFilename.into()));
         } else {
-            match look_at(fd, name) {
+            match look_at(fd, name, classes) {
                 Ok(Some(entry)) => listing.entries.push(Named { name: name.into(), entry }),
                 // Gone since its name was read.
                 Ok(None) => {}
@@ -143,21 +152,29 @@ pub(crate) fn stages_in(fd: BorrowedFd<'_>) -> Result<Vec<Box<[u8]>>, Errno> {
 }
 
 /// The entry of one name in an open directory; `None` when there is none.
-pub(crate) fn look_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Entry>, Errno> {
-    // A link may be replaced between the two calls; then it is looked at again.
+fn look_at(dir: BorrowedFd<'_>, name: &[u8], classes: Classes) -> Result<Option<Entry>, Errno> {
+    // It may be replaced between the calls; then it is looked at again.
     for _ in 0..8 {
         let stat = match meta::stat_name(dir, name) {
             Err(Errno::NOENT) => return Ok(None),
             stat => stat?,
         };
-        if stat.kind != Kind::Symlink {
-            return Ok(Some(stat.entry(None)));
+        let link = match stat.kind {
+            Kind::Symlink => match rustix::fs::readlinkat(dir, name, Vec::new()) {
+                Ok(link) => Some(link.into_bytes().into()),
+                Err(Errno::NOENT | Errno::INVAL) => continue,
+                Err(error) => return Err(error),
+            },
+            _ => None,
+        };
+        let mut entry = stat.entry(link);
+        if classes.any() {
+            entry.meta.xattrs = match xattr::read(&At::name(&dir, name), classes) {
+                Err(Errno::NOENT) => continue,
+                xattrs => xattrs?,
+            };
         }
-        match rustix::fs::readlinkat(dir, name, Vec::new()) {
-            Ok(link) => return Ok(Some(stat.entry(Some(link.into_bytes().into())))),
-            Err(Errno::NOENT | Errno::INVAL) => {}
-            Err(error) => return Err(error),
-        }
+        return Ok(Some(entry));
     }
     Err(Errno::AGAIN)
 }
@@ -283,7 +300,7 @@ where
         (self.enter)(dir, fd.as_fd(), &facts).map_err(ListError::Trouble)?;
         // Only from here on is it watched: what changed before and after the first look, and told
         // nobody, is in this one.
-        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into())
+        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into(), self.root.xattrs())
     }
 }
 

@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::xattr::{Classes, Xattrs};
+
 /// A point in time as file systems keep it: seconds since 1970, and nanoseconds.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
@@ -85,7 +87,7 @@ pub struct Device {
 }
 
 /// Attributes. An absent field is not carried: the target keeps what it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub struct Meta {
     /// Permission bits, 0 to 0o7777. Never of a symbolic link.
     pub mode: Option<u32>,
@@ -95,6 +97,16 @@ pub struct Meta {
     pub gid: Option<u32>,
     /// The time of the last change of content.
     pub mtime: Option<Time>,
+    /// Extended attributes and access control lists, their owners numbered as on the target.
+    pub xattrs: Option<Xattrs>,
+}
+
+impl Meta {
+    /// Bytes of what has no bounded size in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.xattrs.as_ref().map_or(0, Xattrs::bytes)
+    }
 }
 
 /// What stands at one path.
@@ -154,6 +166,8 @@ pub struct Wanted {
     pub specials: bool,
     /// Device files.
     pub devices: bool,
+    /// Extended attributes and access control lists.
+    pub xattrs: Classes,
 }
 
 /// What a target can hold, as its agent found out.
@@ -167,6 +181,8 @@ pub struct Holds {
     pub own_group: u32,
     /// It may make device files (root, or `CAP_MKNOD`).
     pub devices: bool,
+    /// Extended attributes and access control lists that it may set.
+    pub xattrs: Classes,
     /// The granularity of modification times, in nanoseconds.
     pub time_granularity: u32,
     /// Names that differ only in case are one.
@@ -197,6 +213,7 @@ pub struct Held {
     times: Option<u32>,
     specials: bool,
     devices: bool,
+    xattrs: Classes,
 }
 
 impl Held {
@@ -216,6 +233,7 @@ impl Held {
             times: wanted.times.then_some(holds.time_granularity),
             specials: wanted.specials,
             devices: wanted.devices && holds.devices,
+            xattrs: wanted.xattrs.both(holds.xattrs),
         }
     }
 
@@ -241,9 +259,15 @@ impl Held {
         self.groups != Groups::None
     }
 
+    /// Which extended attributes and access control lists are carried.
+    #[must_use]
+    pub fn xattrs(&self) -> Classes {
+        self.xattrs
+    }
+
     /// These attributes as the target can hold them. Owners have to be the target's numbers.
     #[must_use]
-    pub fn meta(&self, kind: Kind, meta: Meta) -> Meta {
+    pub fn meta(&self, kind: Kind, meta: &Meta) -> Meta {
         Meta {
             mode: meta.mode.filter(|_| self.perms && kind != Kind::Symlink).map(|m| m & 0o7777),
             uid: meta.uid.filter(|_| self.owner),
@@ -255,6 +279,11 @@ impl Held {
                 }
             }),
             mtime: meta.mtime.and_then(|t| self.times.map(|g| t.truncated(g))),
+            xattrs: meta
+                .xattrs
+                .as_ref()
+                .filter(|_| self.xattrs.any())
+                .map(|xattrs| xattrs.of(self.xattrs)),
         }
     }
 }
@@ -263,7 +292,7 @@ impl Entry {
     /// This entry as the target can hold it. Owners have to be the target's numbers already.
     #[must_use]
     pub fn as_held(&self, held: &Held) -> Entry {
-        Entry { meta: held.meta(self.kind, self.meta), ..self.clone() }
+        Entry { meta: held.meta(self.kind, &self.meta), ..self.clone() }
     }
 }
 
@@ -299,7 +328,7 @@ pub fn difference(source: &Entry, target: &Entry, held: &Held, quick: Quick) -> 
     if source.kind != target.kind {
         return Difference::Kind;
     }
-    let (a, b) = (held.meta(source.kind, source.meta), held.meta(target.kind, target.meta));
+    let (a, b) = (held.meta(source.kind, &source.meta), held.meta(target.kind, &target.meta));
     match source.kind {
         Kind::File => {
             // Without times the quick check is still by time, as rsync's is: a file that cannot be
@@ -348,7 +377,7 @@ impl DirDigest {
 
     /// Adds the next entry in order of names.
     pub fn add(&mut self, name: &[u8], entry: &Entry, held: &Held) {
-        let meta = held.meta(entry.kind, entry.meta);
+        let meta = held.meta(entry.kind, &entry.meta);
         let out = &mut self.buffer;
         // Every variable part is preceded by its length, so no two listings share one encoding.
         out.extend_from_slice(&(name.len() as u32).to_le_bytes());
@@ -369,6 +398,8 @@ impl DirDigest {
         out.push(u8::from(mtime.is_some()));
         out.extend_from_slice(&time.sec.to_le_bytes());
         out.extend_from_slice(&time.nsec.to_le_bytes());
+        out.push(u8::from(meta.xattrs.is_some()));
+        out.extend_from_slice(&meta.xattrs.map(|xattrs| xattrs.digest()).unwrap_or_default());
         if out.len() > 3000 {
             self.hasher.update(out);
             out.clear();
@@ -395,6 +426,7 @@ mod tests {
             groups: vec![100, 101],
             own_group: 100,
             devices: chown,
+            xattrs: Classes::NONE,
             time_granularity: 1,
             folds_case: false,
             name_max: 255,
@@ -408,6 +440,7 @@ mod tests {
         times: true,
         specials: true,
         devices: true,
+        xattrs: Classes::NONE,
     };
 
     fn file(size: u64, sec: i64, mode: u32, uid: u32, gid: u32) -> Entry {
@@ -421,6 +454,7 @@ mod tests {
                 uid: Some(uid),
                 gid: Some(gid),
                 mtime: Some(Time { sec, nsec: 5 }),
+                xattrs: None,
             },
             nlink: 1,
             link_group: 0,
@@ -458,8 +492,10 @@ mod tests {
         assert_eq!(difference(&a, &file(1, 1, 0o644, 1000, 100), &plain, by), Difference::None);
         assert_eq!(difference(&a, &file(1, 1, 0o644, 1000, 101), &plain, by), Difference::Meta);
         let coarse = Held::new(ALL, &Holds { time_granularity: 2_000_000_000, ..holds(true) });
-        let b =
-            Entry { meta: Meta { mtime: Some(Time { sec: 0, nsec: 0 }), ..a.meta }, ..a.clone() };
+        let b = Entry {
+            meta: Meta { mtime: Some(Time { sec: 0, nsec: 0 }), ..a.meta.clone() },
+            ..a.clone()
+        };
         assert_eq!(difference(&a, &b, &coarse, by), Difference::None);
         let untimed = Held::new(Wanted { times: false, ..ALL }, &holds(true));
         assert_eq!(difference(&a, &b, &untimed, by), Difference::Content, "as rsync without -t");

@@ -1,6 +1,7 @@
 //! What both ends of a mirror must agree on. Pure: no clock, no files, no threads.
 //!
 //! - [`path`]: a checked path beneath a root, and the order of everything
+//! - [`xattr`]: extended attributes and access control lists, which attributes they belong to
 //! - [`entry`]: what stands at a path, what counts as different, a directory's digest
 //! - [`delta`]: what of a file's new content its old content has
 //! - [`message`]: messages and operations
@@ -14,3 +15,4 @@ pub mod frame;
 pub mod handshake;
 pub mod message;
 pub mod path;
+pub mod xattr;

@@ -665,6 +665,7 @@ impl Message {
 mod tests {
     use super::*;
     use crate::entry::{Entry, Meta, Time};
+    use crate::xattr::{Classes, Xattr, Xattrs};
     use proptest::prelude::*;
 
     fn path(text: &str) -> RelPath {
@@ -686,23 +687,36 @@ mod tests {
             uid: None,
             gid: Some(5),
             mtime: Some(Time { sec: -1, nsec: 999_999_999 }),
+            xattrs: Some(
+                Xattrs::new(
+                    Classes::USER,
+                    vec![Xattr { name: b"user.a".to_vec(), value: vec![0, 255] }],
+                )
+                .unwrap(),
+            ),
         };
         let entry = Entry {
             kind: Kind::Symlink,
             size: 0,
             link: Some(b"../x\xff"[..].into()),
-            meta,
+            meta: meta.clone(),
             nlink: 1,
             link_group: 0,
             device: None,
         };
         let ops = vec![
-            Op::MakeDir { path: path("a"), meta },
-            Op::File { path: path("a/b"), size: 3, meta },
-            Op::Commit { path: path("c"), stage: 1, size: 1 << 40, meta, hash: [7; 32] },
-            Op::Symlink { path: path("d"), link: b"\xff".to_vec(), meta },
-            Op::Meta { path: path("e"), kind: Kind::Fifo, meta },
-            Op::Dir { path: RelPath::root(), meta },
+            Op::MakeDir { path: path("a"), meta: meta.clone() },
+            Op::File { path: path("a/b"), size: 3, meta: meta.clone() },
+            Op::Commit {
+                path: path("c"),
+                stage: 1,
+                size: 1 << 40,
+                meta: meta.clone(),
+                hash: [7; 32],
+            },
+            Op::Symlink { path: path("d"), link: b"\xff".to_vec(), meta: meta.clone() },
+            Op::Meta { path: path("e"), kind: Kind::Fifo, meta: meta.clone() },
+            Op::Dir { path: RelPath::root(), meta: meta.clone() },
             Op::Rename {
                 from: path("f"),
                 to: path("g"),
@@ -788,8 +802,11 @@ mod tests {
         };
         let meta = Meta::default();
         let ops = |ops: Vec<Op>, hash: Option<Hash>| Message::Ops { first: 0, hash, ops };
-        refuse(&ops(vec![Op::File { path: path("a"), size: 2, meta }], Some([0; 32])), b"abc");
-        refuse(&ops(vec![Op::File { path: path("a"), size: 3, meta }], None), b"abc");
+        refuse(
+            &ops(vec![Op::File { path: path("a"), size: 2, meta: meta.clone() }], Some([0; 32])),
+            b"abc",
+        );
+        refuse(&ops(vec![Op::File { path: path("a"), size: 3, meta: meta.clone() }], None), b"abc");
         refuse(&ops(vec![Op::Remove { path: RelPath::root(), kind: Kind::Dir }], None), b"");
         let inner = Op::MakeDir { path: path("a"), meta };
         let nested = Op::Replace {

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use lsync_protocol::xattr::Classes;
 
 use super::args::{AgentArgs, OutputArgs, PushArgs, ReachArgs, Watch, When};
 use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
@@ -171,9 +172,9 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
 
 fn attributes(args: &PushArgs) -> Attributes {
     let asked = &args.attributes;
-    // --no-xattrs, --no-acls and --no-hard-links ask for what happens anyway: these are not
-    // carried yet, so there is nothing to turn off.
-    let _ = (asked.no_xattrs, asked.no_acls, asked.no_hard_links);
+    // --no-hard-links asks for what happens anyway: there is nothing to turn off yet.
+    let _ = asked.no_hard_links;
+    let xattrs = Classes::USER.with(Classes::PRIVILEGED).only_if(!asked.no_xattrs);
     Attributes {
         perms: !asked.no_perms,
         owner: !asked.no_owner,
@@ -182,6 +183,7 @@ fn attributes(args: &PushArgs) -> Attributes {
         numeric_ids: asked.numeric_ids,
         specials: true,
         devices: !asked.no_devices,
+        xattrs: xattrs.with(Classes::ACLS.only_if(!asked.no_acls)),
     }
 }
 

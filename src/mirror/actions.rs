@@ -47,7 +47,7 @@ struct Seen {
 
 impl Seen {
     fn of(entry: &Entry) -> Seen {
-        let meta = entry.meta;
+        let meta = &entry.meta;
         Seen {
             kind: entry.kind,
             content: (entry.size, meta.mtime),

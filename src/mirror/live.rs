@@ -80,6 +80,11 @@ impl Mirror {
                 self.owners.map(entry);
             }
         }
+        for (.., look) in &looked.paths {
+            if let Look::Here(entry) = look {
+                self.xattrs_left_out(entry);
+            }
+        }
         // A walk may have sent something for a path meanwhile: one operation at a time.
         let mut first = now;
         let puzzling: Vec<bool> =

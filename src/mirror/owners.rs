@@ -1,11 +1,13 @@
 //! Owners: the source's numbers of users and groups, and the target's for the same names.
 //!
 //! A number is asked once, before the first entry that bears it is compared. With
-//! `--numeric-ids`, and for owners that the target does not take, numbers stay as they are.
+//! `--numeric-ids`, and for owners that the target does not take, numbers stay as they are. Access
+//! control lists name owners, too.
 
 use std::collections::{BTreeSet, HashMap};
 
 use lsync_protocol::entry::{Entry, Held, Named};
+use lsync_protocol::xattr::{Classes, Owner, Xattrs};
 
 /// What is known of owners' numbers.
 #[derive(Debug, Default)]
@@ -43,7 +45,8 @@ impl Owners {
         held: &Held,
     ) -> Unasked {
         let mut unasked = Unasked::default();
-        if self.numeric || !(held.owners() || held.groups()) {
+        let lists = held.xattrs().both(Classes::ACLS).any();
+        if self.numeric || !(held.owners() || held.groups() || lists) {
             return unasked;
         }
         for entry in entries {
@@ -60,6 +63,15 @@ impl Owners {
                 && !self.groups.contains_key(&gid)
             {
                 unasked.groups.insert(gid);
+            }
+            for owner in entry.meta.xattrs.iter().flat_map(Xattrs::owners) {
+                match owner {
+                    Owner::User(0) | Owner::Group(0) => {}
+                    Owner::User(id) if self.users.contains_key(&id) => {}
+                    Owner::Group(id) if self.groups.contains_key(&id) => {}
+                    Owner::User(id) => drop(unasked.users.insert(id)),
+                    Owner::Group(id) => drop(unasked.groups.insert(id)),
+                }
             }
         }
         unasked
@@ -89,6 +101,12 @@ impl Owners {
         if !self.numeric {
             entry.meta.uid = entry.meta.uid.map(|uid| to(&self.users, uid));
             entry.meta.gid = entry.meta.gid.map(|gid| to(&self.groups, gid));
+            if let Some(xattrs) = &mut entry.meta.xattrs {
+                *xattrs = xattrs.with_owners(|owner| match owner {
+                    Owner::User(id) => to(&self.users, id),
+                    Owner::Group(id) => to(&self.groups, id),
+                });
+            }
         }
     }
 

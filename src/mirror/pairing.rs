@@ -80,7 +80,7 @@ impl Pairing {
             let entry = &named.entry;
             if entry.kind == Kind::File
                 && self.count < SPARES_MAX
-                && let Some(key) = key(entry.size, &held.meta(Kind::File, entry.meta))
+                && let Some(key) = key(entry.size, &held.meta(Kind::File, &entry.meta))
                 && let Ok(path) = dir.join(&named.name)
             {
                 self.here.insert(path.clone());
@@ -176,6 +176,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use lsync_protocol::entry::{Entry, Holds, Wanted};
+    use lsync_protocol::xattr::Classes;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -187,6 +188,7 @@ mod tests {
             groups: vec![],
             own_group: 0,
             devices: true,
+            xattrs: Classes::NONE,
             time_granularity: 1_000_000_000,
             folds_case: false,
             name_max: 255,
@@ -199,6 +201,7 @@ mod tests {
                 times: true,
                 specials: true,
                 devices: true,
+                xattrs: Classes::NONE,
             },
             &holds,
         )
@@ -209,7 +212,7 @@ mod tests {
     }
 
     fn content(name: &str, size: u64, sec: i64) -> Planned {
-        let meta = held().meta(Kind::File, meta(sec));
+        let meta = held().meta(Kind::File, &meta(sec));
         let (new, base, like) = (true, false, Vec::new());
         Planned::Content { path: path(name), meta, size, new, base, like }
     }

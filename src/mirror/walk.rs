@@ -291,6 +291,9 @@ impl Mirror {
                 self.failed(&path, why, now);
             }
         }
+        for entry in seen.entries.iter().map(|named| &named.entry).chain([&seen.here]) {
+            self.xattrs_left_out(entry);
+        }
         if let Some(walk) = &mut self.walk {
             walk.pending.push_back(Pending { request, seen, answer: None });
         }
@@ -359,7 +362,7 @@ impl Mirror {
         if self.problems.mended(&seen.dir, What::Listing) {
             self.out.push(Effect::Say(Report::Solved(seen.dir.clone())));
         }
-        let meta = held.meta(Kind::Dir, seen.here.meta);
+        let meta = held.meta(Kind::Dir, &seen.here.meta);
         let quick = if walk.whole { Quick::Never } else { self.rules.quick };
         let whole_tree = walk.of_root();
         let stale = walk.dir_is_stale(&seen.dir);

@@ -29,6 +29,8 @@ pub struct Thing {
     /// The hash of a file's content, where a link points, or which device it is.
     pub content: Vec<u8>,
     pub size: u64,
+    /// Extended attributes and access control lists, by name.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// A whole tree by name; the root is the empty name.
@@ -67,11 +69,59 @@ pub fn tree(root: &Path) -> io::Result<Tree> {
         let mtime = (meta.mtime(), meta.mtime_nsec());
         all.insert(
             name.as_os_str().as_bytes().to_vec(),
-            Thing { kind, mode, owner, mtime, content, size },
+            Thing { kind, mode, owner, mtime, content, size, xattrs: xattrs(&path)? },
         );
     }
     Ok(all)
 }
+
+/// The extended attributes of what stands at a path, access control lists among them.
+pub fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut names = vec![0; 64 * 1024];
+    let size = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        size => size?,
+    };
+    let mut all = BTreeMap::new();
+    for name in names[..size].split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        if name.starts_with(b"security.") && name != b"security.capability" {
+            continue;
+        }
+        let mut value = vec![0; 64 * 1024];
+        let size = rustix::fs::lgetxattr(path, name, &mut value[..])?;
+        value.truncate(size);
+        all.insert(name.to_vec(), value);
+    }
+    Ok(all)
+}
+
+/// Sets an extended attribute.
+pub fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+    rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+/// Takes an extended attribute away.
+pub fn remove_xattr(path: &Path, name: &str) {
+    rustix::fs::lremovexattr(path, name).unwrap();
+}
+
+/// An access control list: what the owner, these users, the group, the mask and others may.
+pub fn acl(users: &[(u32, u16)]) -> Vec<u8> {
+    let mut entries = vec![(1u16, 6u16, u32::MAX)];
+    entries.extend(users.iter().map(|&(id, perm)| (2, perm, id)));
+    entries.extend([(4, 4, u32::MAX), (0x10, 7, u32::MAX), (0x20, 0, u32::MAX)]);
+    let mut value = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in entries {
+        value.extend_from_slice(&tag.to_le_bytes());
+        value.extend_from_slice(&perm.to_le_bytes());
+        value.extend_from_slice(&id.to_le_bytes());
+    }
+    value
+}
+
+/// The names of the two kinds of access control lists.
+pub const ACL: &str = "system.posix_acl_access";
+pub const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// Where two trees differ, in words; empty if they are equal.
 pub fn differences(source: &Tree, target: &Tree) -> String {
@@ -79,7 +129,7 @@ pub fn differences(source: &Tree, target: &Tree) -> String {
     let thing = |t: Option<&Thing>| match t {
         None => "nothing".to_owned(),
         Some(t) => format!(
-            "{} {:o} {}:{} {}.{:09} {} bytes {}",
+            "{} {:o} {}:{} {}.{:09} {} bytes {}{}",
             t.kind,
             t.mode,
             t.owner.0,
@@ -91,7 +141,11 @@ pub fn differences(source: &Tree, target: &Tree) -> String {
                 Escaped(&t.content).to_string()
             } else {
                 t.content.iter().take(4).map(|b| format!("{b:02x}")).collect()
-            }
+            },
+            t.xattrs
+                .iter()
+                .map(|(name, value)| format!(" {}={value:?}", Escaped(name)))
+                .collect::<String>(),
         ),
     };
     let names: std::collections::BTreeSet<&Vec<u8>> = source.keys().chain(target.keys()).collect();
@@ -231,6 +285,20 @@ pub fn plant(root: &Path) {
     chmod(&root.join("dir/deep"), 0o1777);
     for (name, to) in [("link", "small"), ("dir/up", "../small"), ("dangling", "no/where")] {
         std::os::unix::fs::symlink(to, root.join(name)).unwrap();
+    }
+    set_xattr(&root.join("dir/program"), "user.comment", b"a\0b\xff");
+    set_xattr(&root.join("dir/64k"), "user.large", &noise(4, 3000));
+    set_xattr(&root.join("dir/read only"), "user.x", b"");
+    set_xattr(&root.join("dir/private"), ACL, &acl(&[(1, 4), (4711, 7)]));
+    set_xattr(&root.join("dir/large"), ACL, &acl(&[(2, 6)]));
+    set_xattr(&root.join("empty dir"), DEFAULT_ACL, &acl(&[(3, 5)]));
+    set_xattr(&root.join("dir/deep"), "user.dir", b"yes");
+    if super::push::is_root() {
+        set_xattr(&root.join("small"), "trusted.lsync", b"root only");
+        set_xattr(&root.join("link"), "trusted.link", b"of the link");
+        // cap_net_bind_service=ep, as setcap writes it.
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        set_xattr(&root.join("dir/program"), "security.capability", &capability);
     }
     set_mtime(&root.join("link"), 5, 6);
     set_mtime(&root.join("small"), 1_000_000_000, 123_456_789);

@@ -113,7 +113,7 @@ impl Hand {
                 Ok(()) => {
                     hand.touch(&parent);
                     let fd = open_below(&parent, name, OFlags::RDONLY)?;
-                    hand.set_open_dir(&fd, path, &Meta { mode: Some(mode), ..*meta })
+                    hand.set_open_dir(&fd, path, &Meta { mode: Some(mode), ..meta.clone() })
                 }
                 Err(Errno::EXIST) => match hand.look(at, name)? {
                     Some(now) if now.kind == Kind::Dir => {
@@ -142,7 +142,7 @@ impl Hand {
     fn set_open_dir(&self, fd: &OwnedFd, path: &RelPath, meta: &Meta) -> Result<(), Stop> {
         self.ground.fault(Call::Meta, path)?;
         let mode = meta.mode.map(|mode| self.ground.opened.workable(path, mode & 0o7777));
-        let kept = meta::set_fd(fd, &meta::stat_fd(fd)?, &Meta { mode, ..*meta })?;
+        let kept = meta::set_fd(fd, &meta::stat_fd(fd)?, &Meta { mode, ..meta.clone() })?;
         self.ground.kept(kept);
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Hand {
             rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o777 | OURS))
         })?;
         let fd = open_below(dir, fresh.name(), OFlags::RDONLY)?;
-        self.set_open_dir(&fd, path, &Meta { mode: Some(mode), ..*meta })?;
+        self.set_open_dir(&fd, path, &Meta { mode: Some(mode), ..meta.clone() })?;
         Ok(fresh)
     }
 
@@ -187,7 +187,7 @@ impl Hand {
             fd => fd?,
         };
         let opened = self.ground.opened.close(path);
-        let want = Meta { mode: meta.mode.or(opened), ..*meta };
+        let want = Meta { mode: meta.mode.or(opened), ..meta.clone() };
         let times = self.ground.names.times();
         let kept = meta::set_fd(&fd, &meta::stat_fd(&fd)?, &want)?;
         drop(times);

@@ -72,13 +72,17 @@ impl Hand {
             Some(born) => born,
             None => *parent.born.insert(meta::stat_fd(&file)?),
         };
+        // Where nothing is inherited there is nothing to take away.
+        let nothing = parent.plain && meta.xattrs.as_ref().is_some_and(|xattrs| xattrs.is_empty());
+        let xattrs = meta.xattrs.clone().filter(|_| !nothing);
         // With a default ACL or a file system that has its own ideas of modes, ask each time.
         let now = if parent.plain {
             Stat { mode: if at_open { mode } else { born.mode }, ..born }
         } else {
             meta::stat_fd(&file)?
         };
-        self.finish_file(&file, &now, &Meta { mode: Some(mode), ..*meta }, path)?;
+        let want = Meta { mode: Some(mode), xattrs, ..meta.clone() };
+        self.finish_file(&file, &now, &want, path)?;
         Ok(fresh)
     }
 
@@ -220,7 +224,7 @@ impl Hand {
         let blocks = self.check(&mut here, None, path, *size, hash)?;
         let mode = self.mode_of(at, path, meta)?;
         let now = meta::stat_fd(&here.file)?;
-        self.finish_file(&here.file, &now, &Meta { mode: Some(mode), ..*meta }, path)?;
+        self.finish_file(&here.file, &now, &Meta { mode: Some(mode), ..meta.clone() }, path)?;
         if staged_elsewhere(&here.fresh, &self.parents[at].fd)? {
             let (fresh, file) = self.copy_beside(at, &here.fresh, op)?;
             let before = meta::stat_fd(&file)?;
@@ -258,7 +262,7 @@ impl Hand {
         rustix::fs::ftruncate(&to, *size)?;
         let mode = self.mode_of(at, path, meta)?;
         let now = meta::stat_fd(&to)?;
-        self.finish_file(&to, &now, &Meta { mode: Some(mode), ..*meta }, path)?;
+        self.finish_file(&to, &now, &Meta { mode: Some(mode), ..meta.clone() }, path)?;
         Ok((fresh, to))
     }
 

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::{Ground, Hand, Stop, split};
 use crate::fault::Call;
+use crate::meta::xattr::{self, At};
 use crate::meta::{self, Kept, Stat};
 use crate::read::read_into;
 use crate::stage::{Here, fill, write_at};
@@ -189,7 +190,7 @@ impl Hand {
         new: (&OwnedFd, &[u8], &RelPath),
         now: &Stat,
     ) -> Result<bool, Stop> {
-        let want = now.entry(None).meta;
+        let mut want = now.entry(None).meta;
         // What is in the way of that is in the way of a rename as well, which says so.
         let Ok(Some(mut there)) = self.there(new.0, new.1, &want) else { return Ok(false) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -201,6 +202,7 @@ impl Hand {
         if is != now.identity() || is == there.before.identity() {
             return Ok(false);
         }
+        want.xattrs = xattr::read(&At::open(&file), self.ground.root.xattrs())?;
         self.ground.fault(Call::Rename, old.2)?;
         self.pour(&mut there, &Poured::File(&file, now.size), new.2, &want)?;
         // It may have another name, under which it was written to meanwhile: then this is a mix.
@@ -229,7 +231,7 @@ impl Hand {
         let fault = || self.ground.fault(Call::Write, path);
         there.make_room(content, fault).map_err(problem)?;
         let mode = want.mode.unwrap_or_else(|| there.closed.unwrap_or(there.before.mode));
-        let want = Meta { mode: Some(mode), ..*want };
+        let want = Meta { mode: Some(mode), ..want.clone() };
         // What cannot be set is told of in the end.
         let _ = there.close(&want).map_err(problem)?;
         let done = there.write(content, fault).map_err(Stop::from).and_then(|()| {
@@ -282,7 +284,7 @@ impl There {
     /// it as somebody else, nor read what it is about to be closed to.
     fn close(&mut self, want: &Meta) -> Result<Kept, Errno> {
         let mode = self.before.mode & want.mode.unwrap_or(0o7777) & !POWER;
-        let first = Meta { mode: Some(mode), mtime: None, ..*want };
+        let first = Meta { mode: Some(mode), mtime: None, ..want.clone() };
         let kept = meta::set_fd(&self.file, &self.before, &first)?;
         self.closed = self.closed.map(|_| mode);
         Ok(kept)

@@ -4,10 +4,11 @@
 use std::os::fd::AsFd;
 
 use lsync_protocol::entry::{Holds, Time};
+use lsync_protocol::xattr::Classes;
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::thread::CapabilitySet;
 
-use crate::meta::stat_fd;
+use crate::meta::{stat_fd, xattr};
 use crate::root::Root;
 
 /// File systems whose times are coarse, by their number, and how coarse, in nanoseconds.
@@ -50,12 +51,23 @@ pub fn holds(root: Option<&Root>) -> Holds {
         chown,
         groups,
         own_group,
+        xattrs: root.map(try_xattrs).unwrap_or_default(),
         devices: may(CapabilitySet::MKNOD),
         time_granularity: root.and_then(try_times).unwrap_or_else(|| {
             COARSE.iter().find(|(k, _)| Some(*k) == kind).map_or(1, |(_, granularity)| *granularity)
         }),
         folds_case: kind.is_some_and(|kind| FOLDING.contains(&kind)),
         name_max,
+    }
+}
+
+/// Tries which extended attributes can be set. Nothing can be tried where nothing may be created
+/// without a name, and nothing be found where /proc is missing.
+fn try_xattrs(root: &Root) -> Classes {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(root.as_fd(), c".", flags, Mode::from_raw_mode(0o600)) {
+        Ok(file) if xattr::proc_is_there() => xattr::holds(&file),
+        _ => Classes::NONE,
     }
 }
 

@@ -201,7 +201,7 @@ fn a_small_file_stays_the_same_file() {
     // Where no mode is wanted it keeps its own.
     fs::set_permissions(world.at("f"), fs::Permissions::from_mode(0o4711)).unwrap();
     let times = Meta { mode: None, ..meta(0, 44) };
-    assert_eq!(peer.file("f", b"another", times), None);
+    assert_eq!(peer.file("f", b"another", times.clone()), None);
     assert_eq!(fs::metadata(world.at("f")).unwrap().mode() & 0o7777, 0o4711);
     assert_eq!(peer.file("f", &content, times), None);
     // A new file, and what is no file, come as ever.
@@ -604,8 +604,11 @@ fn what_was_written_in_part_is_known_to_be() {
                 continue;
             }
             calls.fail(call, from, Errno::IO);
-            let outcome =
-                if small { peer.file("f", new, want) } else { peer.op(commit("f", 1, new, want)) };
+            let outcome = if small {
+                peer.file("f", new, want.clone())
+            } else {
+                peer.op(commit("f", 1, new, want.clone()))
+            };
             calls.mend();
             let (errno, text) = trouble(outcome);
             assert_eq!(errno, Errno::IO.raw_os_error());
@@ -619,10 +622,10 @@ fn what_was_written_in_part_is_known_to_be() {
             }
             // The next try mends it.
             let outcome = match small {
-                true => peer.file("f", new, want),
+                true => peer.file("f", new, want.clone()),
                 false => {
                     stage(&mut peer, 1, new.len() as u64, None, &[Made::Sent(0, new)]);
-                    peer.op(commit("f", 1, new, want))
+                    peer.op(commit("f", 1, new, want.clone()))
                 }
             };
             assert_eq!(outcome, None);

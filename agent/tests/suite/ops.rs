@@ -67,8 +67,11 @@ fn owners_are_set_and_setuid_survives_them() {
         return;
     }
     let owned = Meta { uid: Some(1234), gid: Some(4321), ..meta(0o6755, 1) };
-    assert_eq!(peer.file("f", b"x", owned), None);
-    assert_eq!(peer.op(Op::MakeDir { path: path("d"), meta: Meta { mtime: None, ..owned } }), None);
+    assert_eq!(peer.file("f", b"x", owned.clone()), None);
+    assert_eq!(
+        peer.op(Op::MakeDir { path: path("d"), meta: Meta { mtime: None, ..owned.clone() } }),
+        None
+    );
     let link =
         Op::Symlink { path: path("l"), link: b"to".to_vec(), meta: Meta { mode: None, ..owned } };
     assert_eq!(peer.op(link), None);
@@ -98,8 +101,8 @@ fn a_mode_that_is_not_carried_stays() {
     fs::set_permissions(world.at("old"), fs::Permissions::from_mode(0o751)).unwrap();
     let mut peer = world.connect();
     let none = Meta::default();
-    assert_eq!(peer.file("old", b"new", none), None);
-    assert_eq!(peer.file("new", b"new", none), None);
+    assert_eq!(peer.file("old", b"new", none.clone()), None);
+    assert_eq!(peer.file("new", b"new", none.clone()), None);
     assert_eq!(peer.op(Op::MakeDir { path: path("d"), meta: none }), None);
     let modes = ["old", "new", "d"].map(|name| mode_of(&world, name));
     assert_eq!(modes, [0o751, 0o644, 0o755]);

@@ -19,6 +19,7 @@ use lsync_protocol::handshake::{
 };
 use lsync_protocol::message::{Message, NoList, Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::Classes;
 
 /// How long anything may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,7 +29,7 @@ pub(super) fn path(text: impl AsRef<[u8]>) -> RelPath {
 }
 
 pub(super) fn meta(mode: u32, sec: i64) -> Meta {
-    Meta { mode: Some(mode), uid: None, gid: None, mtime: Some(Time { sec, nsec: 5 }) }
+    Meta { mode: Some(mode), mtime: Some(Time { sec, nsec: 5 }), ..Meta::default() }
 }
 
 /// A temporary directory with a root in it and a place for the files of locks.
@@ -76,6 +77,7 @@ impl World {
                 times: true,
                 specials: true,
                 devices: true,
+                xattrs: Classes::NONE,
             },
             fsync: false,
             inplace: false,

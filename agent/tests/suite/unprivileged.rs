@@ -87,7 +87,7 @@ fn owners_that_cannot_be_given_are_one_warning() {
     let mut peer = greet_process(&mut child, &world.hello()).unwrap();
     let owned = Meta { uid: Some(0), gid: Some(0), ..meta(0o640, 5) };
     for i in 0..3 {
-        assert_eq!(peer.file(&format!("f{i}"), b"x", owned), None);
+        assert_eq!(peer.file(&format!("f{i}"), b"x", owned.clone()), None);
     }
     let found = fs::metadata(world.at("f2")).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777, found.mtime()), (65534, 0o640, 5));

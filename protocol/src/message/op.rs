@@ -157,7 +157,24 @@ impl Op {
     /// Bytes of the small credit it takes while it is on the way: the same on both ends.
     #[must_use]
     pub fn cost(&self) -> u32 {
-        64 + self.inline_size() as u32
+        64 + (self.inline_size() + self.meta_bytes()) as u32
+    }
+
+    /// Bytes of its attributes that have no bounded size.
+    #[must_use]
+    pub fn meta_bytes(&self) -> usize {
+        match self {
+            Op::MakeDir { meta, .. }
+            | Op::File { meta, .. }
+            | Op::Commit { meta, .. }
+            | Op::Symlink { meta, .. }
+            | Op::Special { meta, .. }
+            | Op::Meta { meta, .. }
+            | Op::Dir { meta, .. }
+            | Op::Append { meta, .. } => meta.bytes(),
+            Op::Replace { new, .. } => new.meta_bytes(),
+            Op::Rename { .. } | Op::Remove { .. } => 0,
+        }
     }
 
     /// The stage it commits, if it does.

@@ -10,6 +10,7 @@ use lsync_protocol::entry::{Entry, Meta};
 use lsync_protocol::frame;
 use lsync_protocol::message::{INLINE_MAX, MAX_OPS, Message, Op, OpId};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::MAX_BYTES;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -146,7 +147,7 @@ fn weight(order: &Order) -> u64 {
                 Planned::Symlink { link, .. } => link.len() as u64,
                 _ => 0,
             };
-            64 + op.path().as_bytes().len() as u64 + content
+            64 + (op.path().as_bytes().len() + op.meta_bytes()) as u64 + content
         }
         Order::Commit { path, .. } => 128 + path.as_bytes().len() as u64,
         Order::Finish => 0,
@@ -338,19 +339,24 @@ struct Run<'a> {
     first: OpId,
     ops: Vec<Op>,
     raw: Vec<u8>,
+    /// Bytes of extended attributes: with everything else they have to fit into a control part.
+    attributes: usize,
     cost: u32,
 }
 
 impl Run<'_> {
     fn new(squeeze: &Squeeze) -> Run<'_> {
-        Run { squeeze, first: 0, ops: Vec::new(), raw: Vec::new(), cost: 0 }
+        Run { squeeze, first: 0, ops: Vec::new(), raw: Vec::new(), attributes: 0, cost: 0 }
     }
 
     fn push(&mut self, id: OpId, op: Op, content: &[u8], built: &mut Built) {
         let next = self.first + self.ops.len() as u64;
-        if !self.ops.is_empty() && (id != next || self.raw.len() + content.len() > frame::RAW_MAX) {
+        let attributes = self.attributes + op.meta_bytes();
+        let full = self.raw.len() + content.len() > frame::RAW_MAX || attributes > MAX_BYTES;
+        if !self.ops.is_empty() && (id != next || full) {
             self.close(built);
         }
+        self.attributes += op.meta_bytes();
         if self.ops.is_empty() {
             self.first = id;
         }
@@ -365,6 +371,7 @@ impl Run<'_> {
         }
         let hash = (!self.raw.is_empty()).then(|| *blake3::hash(&self.raw).as_bytes());
         let ops = std::mem::take(&mut self.ops);
+        self.attributes = 0;
         let message = Message::Ops { first: self.first, hash, ops };
         let mut bytes = Vec::with_capacity(self.raw.len() + 4096);
         self.squeeze.small(&message, &self.raw, &mut bytes);

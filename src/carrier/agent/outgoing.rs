@@ -193,6 +193,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::num::NonZeroU64;
 
+    use lsync_protocol::xattr::Classes;
+
     use lsync_protocol::entry::{Holds, Kind, Meta};
     use lsync_protocol::frame::{self, Frame, Header};
     use lsync_protocol::handshake::Welcome;
@@ -244,6 +246,7 @@ mod tests {
                     groups: Vec::new(),
                     own_group: 0,
                     devices: true,
+                    xattrs: Classes::NONE,
                     time_granularity: 1,
                     folds_case: false,
                     name_max: 255,

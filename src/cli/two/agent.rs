@@ -1,5 +1,7 @@
 //! What of an Lsyncd 2 entry the agent can carry, and why not where it cannot.
 
+use lsync_protocol::xattr::Classes;
+
 use crate::config::lua::{Entry, Way};
 use crate::config::rsync::RsyncValue;
 use crate::config::{Attributes, Compress, value};
@@ -41,6 +43,10 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
             numeric_ids: false,
             specials: with_archive("specials"),
             devices: with_archive("devices"),
+            xattrs: Classes::USER
+                .with(Classes::PRIVILEGED)
+                .only_if(yes("xattrs"))
+                .with(Classes::ACLS.only_if(yes("acls"))),
         },
         compress: Compress::Auto,
         bwlimit: None,
@@ -55,7 +61,7 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
         match (key.as_str(), value) {
             (
                 "archive" | "perms" | "owner" | "group" | "times" | "devices" | "specials"
-                | "inplace" | "one_file_system" | "delete_excluded",
+                | "xattrs" | "acls" | "inplace" | "one_file_system" | "delete_excluded",
                 RsyncValue::Bool(_),
             ) => {}
             ("links", RsyncValue::Bool(false)) => return Err("rsync.links = false".to_owned()),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lsync_protocol::xattr::Classes;
+
 use super::*;
 use crate::config::{Attributes, Compress};
 
@@ -46,10 +48,14 @@ fn an_upgrade_brings_no_attribute_that_lsyncd_2_left_alone() {
         numeric_ids: false,
         specials: false,
         devices: false,
+        xattrs: Classes::NONE,
     };
-    let all = Attributes::default();
+    // As rsync, -a asks for neither extended attributes nor lists.
+    let all = Attributes { xattrs: Classes::NONE, ..Attributes::default() };
+    let lists = Attributes { xattrs: Classes::ACLS, ..all };
     let table = [
         ("", none),
+        ("rsync = { archive = true, acls = true, xattrs = false }", lists),
         ("rsync = { archive = true }", all),
         ("rsync = { archive = true, owner = false }", Attributes { owner: false, ..all }),
         ("rsync = { perms = true }", Attributes { perms: true, ..none }),
@@ -69,7 +75,7 @@ fn what_only_rsync_has_is_carried_by_rsync_and_said() {
         ("rsync = { checksum = true }", "rsync.checksum"),
         ("rsync = { _extra = { '--x' } }", "rsync._extra"),
         ("rsync = { binary = '/usr/local/bin/mine' }", "rsync.binary"),
-        ("rsync = { acls = true }", "rsync.acls"),
+        ("rsync = { hard_links = true }", "rsync.hard_links"),
         ("rsync = { links = false }", "rsync.links = false"),
         ("rsync = { chown = 'a:b' }", "rsync.chown"),
         ("tunnel = tunnel { command = { 'x' } }", "tunnel"),

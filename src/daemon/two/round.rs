@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lsync_protocol::path::{Escaped, RelPath};
+use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -169,6 +170,7 @@ impl Round {
             filter: Arc::new(config.filter.clone()),
             one_file_system: config.one_file_system,
             max_size: config.max_size,
+            xattrs: config.attributes.shown_xattrs(),
         };
         let watch = live.then_some(config.watch);
         let source = Arc::new(open_source(&config.source, scope, watch, config.rescan)?);
@@ -201,6 +203,7 @@ impl Round {
             filter: Arc::new(config.filter.clone()),
             one_file_system: config.one_file_system,
             max_size: config.max_size,
+            xattrs: Classes::NONE,
         };
         let watch = (!self.once).then_some(config.watch);
         Ok(Arc::new(open_source(&config.source, scope, watch, config.rescan)?))

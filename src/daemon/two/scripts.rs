@@ -6,6 +6,8 @@ use std::sync::Arc;
 use mlua::Lua;
 
 use super::{Told, clock};
+use lsync_protocol::xattr::Classes;
+
 use crate::carrier::action::{
     self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing,
 };
@@ -55,8 +57,12 @@ pub(super) fn start(
     let mode = settings.inotify_mode;
     let (mut sources, mut syncs, mut crontabs) = (Vec::new(), Vec::new(), Vec::new());
     for Own { place, entry, filter, crontab } in own {
-        let scope =
-            Scope { filter: Arc::new(filter.clone()), one_file_system: false, max_size: None };
+        let scope = Scope {
+            filter: Arc::new(filter.clone()),
+            one_file_system: false,
+            max_size: None,
+            xattrs: Classes::NONE,
+        };
         let source = Arc::new(Source::open(&entry.source, scope)?);
         source.watch(WatchChoice::Auto, WatchLimits::default())?;
         sources.push((place, entry.name.clone(), source));

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lsync_protocol::xattr::Classes;
+
 use lsync_protocol::entry::{
     Digest, DirDigest, Entry, Held, Holds, Kind, Meta, Named, Quick, Time, Wanted,
 };
@@ -55,6 +57,7 @@ impl Thing {
                 uid: None,
                 gid: None,
                 mtime: Some(Time { sec: self.mtime, nsec: 0 }),
+                xattrs: None,
             },
             nlink: 1,
             link_group: 0,
@@ -213,6 +216,7 @@ pub(super) fn rules() -> Rules {
             times: true,
             specials: true,
             devices: true,
+            xattrs: Classes::NONE,
         },
         numeric_ids: true,
         quick: Quick::SizeAndTime,
@@ -233,6 +237,7 @@ fn holds() -> Holds {
         groups: vec![],
         own_group: 0,
         devices: true,
+        xattrs: Classes::NONE,
         time_granularity: 1,
         folds_case: false,
         name_max: 255,

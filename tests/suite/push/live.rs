@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 
-use super::super::tree::{append, bytes, chmod, noise, plant, set_mtime};
+use super::super::tree::{
+    ACL, DEFAULT_ACL, acl, append, bytes, chmod, noise, plant, remove_xattr, set_mtime, set_xattr,
+};
 use super::{Stage, WAYS, Way, is_root, sh};
 
 /// What happens: its name, what is there before, and the change itself. Both get a directory in
@@ -294,6 +296,39 @@ const TABLE: &[Happening] = &[
             fs::write(at.join(format!("{i:04}")), format!("{i}")).unwrap();
         }
     }),
+    (
+        "extended attributes alone, and with the rest",
+        |at, _| {
+            fs::create_dir(at.join("dir")).unwrap();
+            for name in ["changed", "removed", "moved", "dir/inner"] {
+                fs::write(at.join(name), name).unwrap();
+                set_xattr(&at.join(name), "user.a", b"before");
+                set_xattr(&at.join(name), "user.b", b"stays");
+            }
+            fs::write(at.join("closed"), "closed").unwrap();
+            chmod(&at.join("closed"), 0o444);
+            std::os::unix::fs::symlink("changed", at.join("link")).unwrap();
+        },
+        |at, _| {
+            set_xattr(&at.join("changed"), "user.a", b"after");
+            remove_xattr(&at.join("removed"), "user.a");
+            mv(at.join("moved"), at.join("dir/moved"));
+            set_xattr(&at.join("dir/moved"), "user.c", b"new");
+            set_xattr(&at.join("dir"), "user.dir", b"of a directory");
+            fs::write(at.join("dir/inner"), "another content").unwrap();
+            set_xattr(&at.join("closed"), "user.a", b"on what nobody may write");
+            set_xattr(&at.join("changed"), ACL, &acl(&[(1, 6), (77, 4)]));
+            // What is made in it inherits, and then has none.
+            set_xattr(&at.join("dir"), DEFAULT_ACL, &acl(&[(2, 7)]));
+            fs::write(at.join("dir/heir"), "inherits").unwrap();
+            fs::write(at.join("dir/large heir"), noise(9, 200_000)).unwrap();
+            fs::create_dir(at.join("dir/child")).unwrap();
+            fs::write(at.join("dir/disowned"), "inherits").unwrap();
+            remove_xattr(&at.join("dir/disowned"), ACL);
+            chmod(&at.join("dir/disowned"), 0o604);
+            chmod(&at.join("changed"), 0o614);
+        },
+    ),
     (
         "special files: made, changed in kind, renamed, deleted",
         |at, _| {

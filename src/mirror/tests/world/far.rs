@@ -184,7 +184,7 @@ impl World {
                 _ => {
                     let read = content.unwrap();
                     let fresh = read.entry().meta;
-                    let meta = Meta { mode: fresh.mode, mtime: fresh.mtime, ..*meta };
+                    let meta = Meta { mode: fresh.mode, mtime: fresh.mtime, ..meta.clone() };
                     self.place(path, Kind::File, read.content, &meta);
                 }
             },
