@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use lsync_protocol::path::RelPath;
 
 use super::Call;
-use super::paths::protection;
+use super::paths::protections;
 use crate::config::rsync::RsyncMirror;
 
 /// A run over everything.
@@ -15,7 +15,7 @@ pub struct Full {
     pub delete: bool,
     /// Only say what would be done.
     pub dry_run: bool,
-    /// Directories that cannot be read here: what the target has in them stays.
+    /// Names that cannot be read or looked at here: what the target has of them stays.
     pub unread: Vec<RelPath>,
     /// The most names to delete.
     pub max_delete: Option<u64>,
@@ -29,7 +29,7 @@ impl Full {
         let mut words: Vec<OsString> = Vec::new();
         let plain = !config.options.is_wrapper();
         if self.delete {
-            words.extend(self.unread.iter().map(protection));
+            words.extend(protections(&self.unread));
         }
         let mut input = Vec::new();
         if !config.filters.is_empty() {
@@ -116,9 +116,17 @@ mod tests {
         full.unread = vec![RelPath::new(&b"a]*b"[..]).unwrap()];
         assert_eq!(
             words(&config, &full).0,
-            "--filter=P /a\\]\\*b/** --delete --ignore-errors --max-delete=3 -lts -r"
+            "--filter=P /a\\]\\*b --filter=P /a\\]\\*b/** --delete --ignore-errors --max-delete=3 -lts -r"
         );
         full.delete = false;
         assert_eq!(words(&config, &full).0, "-lts -r");
+        // However much that is, a command line holds it.
+        let many =
+            (0..40_000).map(|at| RelPath::new(format!("d{}/{at}", at % 7).into_bytes()).unwrap());
+        let words = protections(&many.collect::<Vec<_>>());
+        assert_eq!(words[..2], ["--filter=P /d0", "--filter=P /d0/**"]);
+        assert_eq!(words.len(), 14);
+        let many = (0..40_000).map(|at| RelPath::new(format!("{at}").into_bytes()).unwrap());
+        assert_eq!(protections(&many.collect::<Vec<_>>()), ["--filter=P **"]);
     }
 }

@@ -17,6 +17,8 @@ use crate::config::rsync::RsyncMirror;
 
 /// Longer rules do not fit on a command line.
 const RULES_MAX: usize = 512 * 1024;
+/// Neither do longer ones of what is kept.
+const PROTECTED_MAX: usize = 256 * 1024;
 
 /// A directory that may differ as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct Paths {
     pub missing: Vec<(RelPath, bool)>,
     /// Directories that may differ as a whole.
     pub trees: Vec<Tree>,
-    /// Directories in those that cannot be read here: what the target has in them stays.
+    /// Names in those that cannot be read or looked at here: what the target has of them stays.
     pub unread: Vec<RelPath>,
     /// Content changed: size and time prove nothing.
     pub content: bool,
@@ -133,7 +135,7 @@ impl Paths {
         let mut words = Vec::new();
         let protects = tree && self.delete && !self.unread.is_empty();
         if protects {
-            words.extend(self.unread.iter().map(protection));
+            words.extend(protections(&self.unread));
             words.push("--ignore-errors".into());
         }
         words.extend(rules(config));
@@ -227,15 +229,29 @@ impl Paths {
     }
 }
 
-/// A rule that keeps everything in a directory on the target.
-pub(super) fn protection(dir: &RelPath) -> OsString {
-    let mut rule = b"--filter=P ".to_vec();
-    if !dir.is_root() {
-        rule.extend(escaped(dir.as_bytes(), true));
-        rule.push(b'/');
+/// Rules that keep names on the target, and everything in them. What could not be looked at may be
+/// no directory, and rsync may be unable to look at it as well: then only the rule keeps it.
+pub(super) fn protections(names: &[RelPath]) -> Vec<OsString> {
+    let mut names: BTreeSet<RelPath> = names.iter().cloned().collect();
+    // More than a command line holds becomes the directories that hold them: those keep more.
+    while names.iter().map(|name| 2 * name.as_bytes().len() + 48).sum::<usize>() > PROTECTED_MAX {
+        let deepest = names.iter().map(RelPath::depth).max().unwrap_or_default();
+        let above = |name: RelPath| match name.depth() == deepest {
+            true => name.parent().unwrap_or_default(),
+            false => name,
+        };
+        names = names.into_iter().map(above).collect();
     }
-    rule.extend_from_slice(b"**");
-    OsString::from_vec(rule)
+    let rule = |name: &RelPath, beneath: &[u8]| {
+        let mut rule = b"--filter=P ".to_vec();
+        rule.extend(escaped(name.as_bytes(), !beneath.is_empty()));
+        rule.extend_from_slice(beneath);
+        OsString::from_vec(rule)
+    };
+    if names.contains(&RelPath::root()) {
+        return vec!["--filter=P **".into()];
+    }
+    names.iter().flat_map(|name| [rule(name, b""), rule(name, b"/**")]).collect()
 }
 
 /// Do the rules of this mirror go along with what changed, when it is told as patterns?

@@ -25,7 +25,7 @@ pub struct Walked {
     pub dirs: u64,
     /// Nothing is in the root.
     pub empty: bool,
-    /// Directories that could not be read, or not wholly.
+    /// Directories that could not be read, and names that could not be looked at.
     pub unread: Vec<RelPath>,
     /// Paths that could not be read, and why.
     pub failed: Vec<(RelPath, String)>,
@@ -141,14 +141,21 @@ pub(super) fn look(
     if !unlisted.is_empty() {
         let failed = Mutex::new(Vec::new());
         source.walk(&unlisted, |what| {
-            if let Found::Failed(path, why) = what {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).push((path, why));
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            match what {
+                Found::Failed(path, why) => failed.push((path, why)),
+                Found::Dir(dir) => failed.extend(
+                    dir.unknown
+                        .into_iter()
+                        .filter_map(|(name, why)| Some((dir.dir.join(&name).ok()?, why))),
+                ),
+                Found::End(_) => {}
             }
             ControlFlow::Continue(())
         });
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (path, why) in failed {
-            // What the target has in there stays.
+            // What the target has of it stays.
             found.paths.unread.push(path.clone());
             found.unknown.push((path, why));
         }

@@ -114,3 +114,22 @@ fn what_cannot_be_read_here_is_not_deleted_there() {
     assert!(stage.t("m/f").exists(), "{}", push.said());
     push.terminate();
 }
+
+#[test]
+fn what_cannot_be_looked_at_here_is_not_deleted_there() {
+    use std::os::unix::process::CommandExt;
+    let stage = Stage::new(Way::Local);
+    // Its names can be read, and none of them looked at.
+    sh(&stage.path(""), "mkdir target target/d source/d; echo 1 > target/d/f; echo 1 > target/old");
+    sh(&stage.source(), "echo 1 > d/f; echo 1 > n; chmod 444 d");
+    let mut command = stage.command(&["--once", "--json", "--rsync"]);
+    if crate::push::is_root() {
+        sh(&stage.path(""), "chown -R nobody .");
+        command.uid(65534).gid(65534);
+    }
+    let ended = Push::start(command).end();
+    sh(&stage.path(""), "chmod 755 source/d");
+    assert_eq!(ended.code, Some(23), "{ended:?}");
+    assert!(stage.t("n").exists() && !stage.t("old").exists(), "{ended:?}");
+    assert!(stage.t("d/f").exists(), "{ended:?}");
+}
