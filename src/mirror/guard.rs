@@ -33,7 +33,7 @@ impl Guard {
     }
 
     /// How many names may be deleted in a minute; `None`: any number.
-    fn limit(&self) -> Option<u64> {
+    pub(crate) fn limit(&self) -> Option<u64> {
         match self.max? {
             MaxDelete::Names(names) => Some(names),
             // Before the first full count a percentage of nothing known allows nothing.

@@ -17,7 +17,6 @@ use super::problems::{Problems, What};
 use super::{Report, RootTrouble, Totals};
 use crate::carrier::rsync::{End, Full, Outcome, Paths, Run};
 use crate::collate::{Batch, Collate, Marks};
-use crate::config::MaxDelete;
 use crate::config::rsync::RsyncMirror;
 use crate::error::{Error, Exit};
 use crate::watch::WatchEvent;
@@ -149,6 +148,10 @@ pub struct State {
     /// Directories that another directory took the place of, and nobody told of what is in them.
     stale: BTreeSet<RelPath>,
     full_due: bool,
+    /// Changes came that only a run over everything brings.
+    all_dirty: bool,
+    /// What runs over everything is for changes, and not for a start or a rescan.
+    live: bool,
     walking: bool,
     walked: Walked,
     /// No rsync before this.
@@ -184,6 +187,8 @@ impl State {
             waiting_runs: VecDeque::new(),
             stale: BTreeSet::new(),
             full_due: true,
+            all_dirty: false,
+            live: false,
             walking: false,
             walked: Walked::default(),
             not_before: None,
@@ -243,10 +248,10 @@ impl State {
             return next;
         }
         let gate = |when: Instant| self.not_before.map_or(when, |gate| gate.max(when));
-        if self.full_due && self.not_before.is_some() && self.is_idle() {
+        if self.is_full_due() && self.not_before.is_some() && self.is_idle() {
             sooner(self.not_before);
         }
-        if !self.full_due && self.has_room() && !self.walking {
+        if !self.is_full_due() && self.has_room() && !self.walking {
             let full = self.collate.len() >= self.config.max_delays;
             let due = self.collate.next();
             // Whoever has too much to wait for its delay waits for the back-off alone.
@@ -280,6 +285,27 @@ impl State {
         self.out.push(Effect::Finish(exit));
     }
 
+    /// Is a run over everything to come before anything else?
+    fn is_full_due(&self) -> bool {
+        self.full_due || self.all_dirty
+    }
+
+    /// What a run over everything was for is not done.
+    fn full_is_due_again(&mut self) {
+        if self.live {
+            self.all_dirty = true;
+        } else {
+            self.full_due = true;
+        }
+    }
+
+    /// Paths that left come again.
+    fn put_back(&mut self, marked: Marked, now: Instant) {
+        for (path, marks) in marked {
+            self.collate.mark(&path, marks, now);
+        }
+    }
+
     /// Does nothing run that has to do with the target or the whole source?
     fn is_idle(&self) -> bool {
         self.flights.is_empty() && self.looking.is_none() && !self.walking
@@ -311,11 +337,28 @@ impl State {
 
     fn note(&mut self, event: &WatchEvent, now: Instant) {
         if let WatchEvent::Appeared { path, dir: true } = event
-            && self.collate.marks(path).is_some_and(|marks| marks.has(Marks::GONE))
+            && self.has_gone(path)
         {
             self.stale.insert(path.clone());
         }
         self.collate.note(event, now);
+    }
+
+    /// Did this name go, and is it not known that the target was told of that? An rsync that is on
+    /// its way to delete it will find what came instead, and then it deletes nothing.
+    fn has_gone(&self, path: &RelPath) -> bool {
+        let gone = |marks: Marks| marks.has(Marks::GONE);
+        let flying = self.flights.values().filter_map(|flight| match flight {
+            Flight::Paths(marked) => Some(marked),
+            Flight::Count | Flight::Full => None,
+        });
+        let parked = self.waiting_runs.iter().map(|(_, marked)| marked);
+        let mut left = flying.chain(parked).chain(&self.suspects).chain(&self.looking);
+        self.collate.marks(path).is_some_and(gone)
+            || left.any(|marked| {
+                let at = marked.binary_search_by(|(known, _)| known.cmp(path));
+                at.is_ok_and(|at| gone(marked[at].1))
+            })
     }
 
     /// Everything that time or room allows.
@@ -337,18 +380,16 @@ impl State {
         if self.not_before.is_some() {
             return;
         }
-        if self.full_due {
+        if self.is_full_due() {
             // What is dirty by now is brought along; what becomes dirty from now on comes after it.
             if self.is_idle() {
-                self.full_due = false;
+                self.live = !self.full_due;
+                (self.full_due, self.all_dirty) = (false, false);
                 self.walking = true;
                 let parked = std::mem::take(&mut self.waiting_runs).into_iter().map(|(_, m)| m);
                 for marked in std::mem::take(&mut self.suspects).into_iter().chain(parked) {
-                    for (path, marks) in marked {
-                        self.collate.mark(&path, marks, now);
-                    }
+                    self.put_back(marked, now);
                 }
-                self.stale.clear();
                 self.collate.release_under(&RelPath::root(), now);
                 self.out.push(Effect::Walk);
             }
@@ -368,6 +409,12 @@ impl State {
             };
             if marked.is_empty() {
                 return;
+            }
+            if marked[0].0.is_root() && marked[0].1.has(Marks::TREE) {
+                // Before that anything is deleted it is asked how much that would be.
+                self.all_dirty = true;
+                self.put_back(marked.into_iter().skip(1).collect(), now);
+                return self.go_on(now);
             }
             let paths = marked.iter().map(|(path, marks)| (path.clone(), *marks, now)).collect();
             self.looking = Some(marked);
@@ -423,7 +470,8 @@ impl State {
             self.reached = true;
             return self.complete(now);
         }
-        let delete = self.config.delete.by_walk() && !self.halted;
+        let wanted = self.config.delete;
+        let delete = if self.live { wanted.live() } else { wanted.by_walk() } && !self.halted;
         let empty = self.walked.empty && !self.config.allow_empty;
         if self.rules.dry_run {
             let full = Full { dry_run: true, max_delete: None, ..self.full(delete) };
@@ -457,10 +505,7 @@ impl State {
 
     /// What rsync is told of `--max-delete`, as a second wall.
     fn most_names(&self) -> Option<u64> {
-        match self.config.max_delete {
-            Some(MaxDelete::Names(names)) => Some(names),
-            _ => None,
-        }
+        self.guard.limit()
     }
 
     /// It is known how many names would be deleted.
@@ -500,11 +545,20 @@ impl State {
 
     /// A batch was looked at: it leaves.
     fn looked(&mut self, looked: Result<Looked, RootTrouble>, now: Instant) {
-        let Some(marked) = self.looking.take() else { return };
+        let Some(mut marked) = self.looking.take() else { return };
         let mut looked = match looked {
             Ok(looked) => looked,
-            Err(trouble) => return self.root_lost(trouble, now),
+            Err(trouble) => {
+                self.put_back(marked, now);
+                return self.root_lost(trouble, now);
+            }
         };
+        for (path, marks) in &mut marked {
+            // Until a run has brought it, every look has to know.
+            if self.stale.remove(path) {
+                *marks = marks.with(Marks::GONE);
+            }
+        }
         for (path, why) in std::mem::take(&mut looked.unknown) {
             self.failed(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), &why, now);
         }
@@ -515,7 +569,8 @@ impl State {
             self.solved_under(path);
         }
         for tree in &mut looked.paths.trees {
-            tree.listed &= !self.stale.remove(&tree.path);
+            let at = marked.binary_search_by(|(path, _)| path.cmp(&tree.path));
+            tree.listed &= !at.is_ok_and(|at| marked[at].1.has(Marks::GONE));
         }
         looked.paths.delete = self.may_delete(&looked, &marked, now);
         looked.paths.max_delete = self.most_names();
@@ -571,7 +626,12 @@ impl State {
         self.collate.release_under(&RelPath::root(), now);
         let mut outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(trouble) => return self.root_lost(trouble, now),
+            Err(trouble) => {
+                if let Flight::Paths(marked) = flight {
+                    self.put_back(marked, now);
+                }
+                return self.root_lost(trouble, now);
+            }
         };
         if !matches!(flight, Flight::Count) {
             self.totals.ops += outcome.ops;
@@ -614,12 +674,8 @@ impl State {
         let when = now + retry_in;
         self.not_before = Some(self.not_before.map_or(when, |before| before.max(when)));
         match flight {
-            Flight::Count | Flight::Full => self.full_due = true,
-            Flight::Paths(marked) => {
-                for (path, marks) in marked {
-                    self.collate.mark(&path, marks, now);
-                }
-            }
+            Flight::Count | Flight::Full => self.full_is_due_again(),
+            Flight::Paths(marked) => self.put_back(marked, now),
         }
         self.reached = false;
         self.out.push(Effect::Lost { error, retry_in, first: !self.ready });
@@ -627,7 +683,7 @@ impl State {
 
     /// Everything is compared once more, after a while.
     fn full_again(&mut self, now: Instant) {
-        self.full_due = true;
+        self.full_is_due_again();
         self.not_before = Some(now + self.doubts.next());
     }
 
@@ -697,8 +753,10 @@ impl State {
         self.vanished(&outcome.vanished, now);
         let content = Marks::NAME.with(Marks::CONTENT);
         for (path, why) in &failed {
-            // A directory that could not be made takes what is in it along.
-            self.failed(path, content.with(Marks::TREE), why, now);
+            // A directory that could not be made takes what is in it along, as it was asked for.
+            let at = marked.binary_search_by(|(known, _)| known.cmp(path));
+            let marks = at.map_or(content, |at| content.with(marked[at].1));
+            self.failed(path, marks.with(Marks::TREE), why, now);
         }
         if outcome.not_deleted {
             for (path, marks) in marked.iter().filter(|(_, marks)| marks.has(Marks::TREE)) {

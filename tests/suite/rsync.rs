@@ -104,6 +104,15 @@ struct Mirror {
 
 impl Mirror {
     fn start(config: RsyncMirror, once: bool) -> Mirror {
+        Mirror::watched(config, once, WatchChoice::Auto, WatchLimits::default())
+    }
+
+    fn watched(
+        config: RsyncMirror,
+        once: bool,
+        choice: WatchChoice,
+        limits: WatchLimits,
+    ) -> Mirror {
         let told = Arc::new(Counting::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let metrics = Arc::clone(&told);
@@ -115,7 +124,7 @@ impl Mirror {
                 let events = if once {
                     None
                 } else {
-                    source.watch(WatchChoice::Auto, WatchLimits::default())?;
+                    source.watch(choice, limits)?;
                     Some(source.subscribe())
                 };
                 let running = RsyncRunning {

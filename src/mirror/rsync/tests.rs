@@ -1,7 +1,8 @@
 //! The state of a mirror that rsync carries, as tables: events and a clock in, effects out.
 
 use super::*;
-use crate::config::Delete;
+use crate::carrier::rsync::Tree;
+use crate::config::{Delete, MaxDelete};
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
@@ -250,4 +251,99 @@ fn a_source_that_is_away_is_waited_for_and_then_compared() {
     let mut world = World::new(|_| {}).ready();
     world.hear(&[WatchEvent::Overflow]);
     assert!(matches!(world.out[..], [Effect::Walk]));
+}
+
+#[test]
+fn a_whole_source_that_is_dirty_is_compared_as_at_a_start() {
+    // What is guarded there would be deleted by a run of what changed.
+    let mut world = World::new(|config| {
+        config.delay = Duration::ZERO;
+        config.delete = Delete::Running;
+        config.max_delete = Some(MaxDelete::Names(3));
+    });
+    world.give(Event::Tick).give(Event::Walked(Ok(Walked {
+        files: 9,
+        dirs: 1,
+        ..Walked::default()
+    })));
+    let (run, _) = world.run();
+    world.ended(run, End::Done);
+    world.hear(&[WatchEvent::Unsure(RelPath::root()), closed("a")]);
+    assert!(matches!(world.out[..], [Effect::Walk]), "{:?}", world.out);
+    world.give(Event::Walked(Ok(Walked { files: 9, dirs: 1, ..Walked::default() })));
+    let (run, Run::Full(full)) = world.run() else { panic!() };
+    assert!(full.delete && full.dry_run, "deletes of live changes are wanted, and counted");
+    world.ended(run, End::Again(Error::failed("away"))).pass(2.0);
+    assert!(matches!(world.out[..], [Effect::Walk]), "{:?}", world.out);
+    world.give(Event::Walked(Ok(Walked { files: 9, dirs: 1, ..Walked::default() })));
+    let (run, Run::Full(full)) = world.run() else { panic!() };
+    assert!(full.delete, "and still are when it is tried again");
+    world.give(Event::Ended { run, outcome: Ok(Outcome::default()) });
+    let (run, _) = world.run();
+    world.ended(run, End::Done);
+    assert_eq!(world.batch(), [path("a")], "what else changed comes after it");
+}
+
+/// The directory `d` as a look finds it that was told of it as new: all in it is listed.
+fn as_new(world: &mut World) -> (u64, Run) {
+    let tree = |whole| Tree { path: path("d"), whole, listed: true };
+    let paths =
+        Paths { names: vec![(path("d"), true)], trees: vec![tree(false)], ..Paths::default() };
+    world.give(Event::Looked(Ok(Looked { paths, ..Looked::default() })));
+    world.run()
+}
+
+#[test]
+fn what_another_directory_took_the_place_of_is_remembered_until_it_is_gone() {
+    let gone = || WatchEvent::Gone { path: path("d"), dir: true };
+    let new = || WatchEvent::Appeared { path: path("d"), dir: true };
+    let listed = |run: &Run| match run {
+        Run::Paths(paths) => paths.trees[0].listed,
+        Run::Full(_) => panic!("{run:?}"),
+    };
+    let looks_deep = |world: &World| {
+        world.out.iter().any(|effect| match effect {
+            Effect::Look(batch) => batch.paths[0].1.has(Marks::GONE.with(Marks::TREE)),
+            _ => false,
+        })
+    };
+    // A run that fails brings nothing.
+    for end in [End::Again(Error::failed("away")), End::Partial] {
+        let mut world = World::new(|config| config.delay = Duration::ZERO).ready();
+        world.hear(&[gone(), new()]).pass(0.1);
+        let (run, what) = as_new(&mut world);
+        assert!(!listed(&what));
+        world.ended(run, end).pass(2.0);
+        assert!(looks_deep(&world), "{:?}", world.out);
+    }
+    // It appears while its deletion is on its way: rsync finds the new one and deletes nothing.
+    let mut world = World::new(|config| config.delay = Duration::ZERO).ready();
+    world.hear(&[gone()]).pass(0.1);
+    world.look(&[], &["d"]);
+    let (run, _) = world.run();
+    world.hear(&[new()]).pass(0.1);
+    world.ended(run, End::Done).pass(0.1);
+    let (_, what) = as_new(&mut world);
+    assert!(!listed(&what), "what the target had stays");
+}
+
+#[test]
+fn what_waits_for_a_root_that_is_away_is_not_judged_by_its_time() {
+    for looking in [true, false] {
+        let mut world = World::new(|config| config.delay = Duration::ZERO).ready();
+        world.hear(&[closed("a")]);
+        assert_eq!(world.batch(), [path("a")]);
+        if looking {
+            world.give(Event::Looked(Err(RootTrouble::Gone)));
+        } else {
+            world.look(&["a"], &[]);
+            let (run, _) = world.run();
+            world.give(Event::Ended { run, outcome: Err(RootTrouble::Gone) });
+        }
+        world.pass(0.1).give(Event::Root(Ok(())));
+        world.give(Event::Walked(Ok(Walked { files: 9, dirs: 1, ..Walked::default() })));
+        let (run, _) = world.run();
+        world.ended(run, End::Done);
+        assert_eq!(world.batch(), [path("a")]);
+    }
 }

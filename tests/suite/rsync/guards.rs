@@ -133,3 +133,30 @@ fn what_cannot_be_looked_at_here_is_not_deleted_there() {
     assert!(stage.t("n").exists() && !stage.t("old").exists(), "{ended:?}");
     assert!(stage.t("d/f").exists(), "{ended:?}");
 }
+
+#[test]
+fn a_polled_source_that_is_emptied_deletes_nothing() {
+    let place = Place::new();
+    sh(&place.path("source"), "mkdir d; echo 1 > d/f; echo 1 > g");
+    let limits =
+        WatchLimits { poll: std::time::Duration::from_millis(100), ..WatchLimits::default() };
+    let mirror = Mirror::watched(place.config(), false, WatchChoice::Poll, limits).ready();
+    sh(&place.path("source"), "rm g");
+    wait_until("what went goes", || !place.t("g").exists());
+    sh(&place.path("source"), "mv d ..");
+    mirror.wait("halted", |notice| matches!(notice, Notice::Halted { .. }));
+    assert!(place.t("d/f").exists());
+}
+
+#[test]
+fn a_share_of_the_names_is_all_that_goes() {
+    // A directory that went is one name here, and many there.
+    let stage = Stage::new(Way::Local);
+    sh(&stage.source(), "mkdir d; for i in 1 2 3 4 5 6 7 8 9; do echo 1 > d/$i; echo 1 > $i; done");
+    let push = stage.live(&["--rsync", "--max-delete", "20%"]);
+    sh(&stage.source(), "mv d ..");
+    push.wait_event("halted");
+    let left = fs::read_dir(stage.t("d")).unwrap().count();
+    assert!(left >= 5, "{left} of 9: {}", push.said());
+    push.terminate();
+}
