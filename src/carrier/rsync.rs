@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lsync_protocol::path::Escaped;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use crate::carrier::tunnel::Tunnel;
 use crate::config::rsync::RsyncMirror;
+use crate::config::tunnel::NearEnd;
 use crate::error::{Error, Result};
 use crate::metrics::Step;
 
@@ -67,8 +68,9 @@ pub struct Rsync {
     config: Arc<RsyncMirror>,
     /// Lists of exactly what changed can be handed over.
     lists: bool,
-    /// Through which the target is reached.
+    /// Through which the target is reached, and where that begins.
     tunnel: Option<Arc<Tunnel>>,
+    near: Option<NearEnd>,
 }
 
 impl Rsync {
@@ -78,7 +80,7 @@ impl Rsync {
     /// There is no rsync here.
     pub async fn probe(config: Arc<RsyncMirror>) -> Result<Rsync> {
         if config.options.is_wrapper() {
-            return Ok(Rsync { config, lists: false, tunnel: None });
+            return Ok(Rsync { config, lists: false, tunnel: None, near: None });
         }
         let mut asked = Command::new(config.options.program());
         asked.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
@@ -90,14 +92,21 @@ impl Rsync {
         let lists = version.is_some_and(|version| version >= LISTS_SINCE)
             && config.options.takes_lists()
             && paths::rules_fit(&config);
-        Ok(Rsync { config, lists, tunnel: None })
+        Ok(Rsync { config, lists, tunnel: None, near: None })
     }
 
-    /// Reaches the target through a tunnel: each call waits until it is there.
+    /// Reaches the target through a tunnel.
     #[must_use]
     pub fn through(mut self, tunnel: Option<Arc<Tunnel>>) -> Rsync {
         self.tunnel = tunnel;
         self
+    }
+
+    /// Waits until its tunnel is there, if it has one: what runs next goes through that.
+    pub async fn reach(&mut self) {
+        if let Some(tunnel) = &self.tunnel {
+            self.near = Some(tunnel.ready().await);
+        }
     }
 
     /// Is the program handed exactly what changed?
@@ -171,10 +180,8 @@ impl Rsync {
         } else {
             command.arg(config.source_words());
         }
-        match &self.tunnel {
-            Some(tunnel) => {
-                command.arg(tunnel.ready().await.fill(&config.target.to_string_lossy()))
-            }
+        match &self.near {
+            Some(near) => command.arg(near.fill(&config.target.to_string_lossy())),
             None => command.arg(&config.target),
         };
         command
@@ -195,23 +202,35 @@ impl Rsync {
         });
         let errors = child.stderr.take().map(|pipe| tokio::spawn(outcome::read_errors(pipe)));
         let mut said = Said::default();
-        if let Some(pipe) = child.stdout.take() {
-            let mut lines = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while let Ok(1..) = lines.read_until(b'\n', &mut line).await {
-                let text = line.strip_suffix(b"\n").unwrap_or(&line);
-                match report::read(text).filter(|_| plain) {
+        let stdout = child.stdout.take();
+        let status = {
+            let reading = async {
+                let Some(pipe) = stdout else { return };
+                outcome::read_lines(pipe, |text| match report::read(text).filter(|_| plain) {
                     Some((step, bytes)) => {
                         said.count(&step, bytes);
                         seen(step, bytes);
                     }
                     // Some versions say on standard output what could not be deleted.
                     None => tracing::debug!("{}: rsync: {}", config.name, Escaped(text)),
+                })
+                .await;
+            };
+            tokio::pin!(reading);
+            tokio::select! {
+                biased;
+                () = &mut reading => None,
+                status = child.wait() => {
+                    // What it leaves behind may keep its standard output open as well.
+                    let _ = tokio::time::timeout(LAST_WORDS, &mut reading).await;
+                    Some(status)
                 }
-                line.clear();
             }
-        }
-        let status = child.wait().await?;
+        };
+        let status = match status {
+            Some(status) => status?,
+            None => child.wait().await?,
+        };
         ending.0 = None;
         if let Some(input) = input {
             input.abort();
@@ -222,7 +241,11 @@ impl Rsync {
                 _ => errors.abort(),
             }
         }
-        tracing::debug!("{}: rsync: {status}, {} lines of errors", config.name, said.errors.len());
+        tracing::debug!(
+            "{}: rsync: {status}, {} lines of errors",
+            config.name,
+            said.errors.lines.len()
+        );
         said.ended(status);
         Ok(said)
     }

@@ -704,16 +704,20 @@ impl State {
                 self.failed(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), &why, now);
             }
         }
-        if nobody && outcome.vanished.is_empty() {
+        let nobody = nobody && outcome.vanished.is_empty();
+        if nobody {
             let why = outcome.unnamed.unwrap_or_else(|| "rsync does not say why".to_owned());
             self.failed(&RelPath::root(), Marks::default(), &why, now);
+        }
+        let unsure = nobody || (partial && outcome.more);
+        if unsure {
             self.full_again(now);
         }
-        let clean = !nobody && !outcome.not_deleted;
+        let clean = !unsure && !outcome.not_deleted;
         if clean {
             self.doubts.reset();
         }
-        if outcome.not_deleted {
+        if outcome.not_deleted && !unsure {
             // What could not be read is known by the next walk, and protected by name.
             self.full_again(now);
         }
@@ -747,8 +751,24 @@ impl State {
             return self.failed(path, *marks, &why, now);
         }
         let failed: BTreeMap<RelPath, String> = outcome.failed.into_iter().collect();
-        for (path, _) in marked {
-            self.solved_but(path, &failed);
+        if partial && outcome.more {
+            // Besides those that are named others failed: the rest goes once more.
+            let vanished: BTreeSet<&RelPath> = outcome.vanished.iter().collect();
+            let named = |path| failed.contains_key(path) || vanished.contains(path);
+            let rest: Marked = marked.iter().filter(|(path, _)| !named(path)).cloned().collect();
+            if rest.len() < marked.len() {
+                self.suspects.extend((!rest.is_empty()).then_some(rest));
+            } else if let [(path, marks)] = marked.as_slice() {
+                let why = outcome.unnamed.as_deref().unwrap_or("rsync does not say why");
+                self.failed(path, *marks, why, now);
+            } else {
+                let (a, b) = marked.split_at(marked.len() / 2);
+                self.suspects.extend([a.to_vec(), b.to_vec()]);
+            }
+        } else {
+            for (path, _) in marked {
+                self.solved_but(path, &failed);
+            }
         }
         self.vanished(&outcome.vanished, now);
         let content = Marks::NAME.with(Marks::CONTENT);

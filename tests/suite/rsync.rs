@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use lsyncd::carrier::tunnel::Tunnel;
 use lsyncd::config::WatchChoice;
 use lsyncd::config::rsync::{RsyncMirror, RsyncOptions, RsyncValue};
+use lsyncd::config::tunnel::TunnelKeys;
 use lsyncd::error::{Exit, Result};
 use lsyncd::metrics::{Counting, Notice};
 use lsyncd::mirror::rsync::run::{RsyncRunning, run};
@@ -104,14 +106,23 @@ struct Mirror {
 
 impl Mirror {
     fn start(config: RsyncMirror, once: bool) -> Mirror {
-        Mirror::watched(config, once, WatchChoice::Auto, WatchLimits::default())
+        Mirror::made(config, once, |_| {})
+    }
+
+    /// With more than a configuration says.
+    fn made(
+        config: RsyncMirror,
+        once: bool,
+        change: impl FnOnce(&mut RsyncRunning) + Send + 'static,
+    ) -> Mirror {
+        Mirror::watched(config, once, (WatchChoice::Auto, WatchLimits::default()), change)
     }
 
     fn watched(
         config: RsyncMirror,
         once: bool,
-        choice: WatchChoice,
-        limits: WatchLimits,
+        (choice, limits): (WatchChoice, WatchLimits),
+        change: impl FnOnce(&mut RsyncRunning) + Send + 'static,
     ) -> Mirror {
         let told = Arc::new(Counting::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -127,7 +138,7 @@ impl Mirror {
                     source.watch(choice, limits)?;
                     Some(source.subscribe())
                 };
-                let running = RsyncRunning {
+                let mut running = RsyncRunning {
                     config: Arc::new(config),
                     source: Arc::new(source),
                     events,
@@ -141,6 +152,7 @@ impl Mirror {
                     limit: None,
                     patient: false,
                 };
+                change(&mut running);
                 run(running).await
             })
         });

@@ -12,9 +12,10 @@ use crate::config::rsync::{ExitCodes, ExitMeaning, RsyncMirror};
 use crate::error::Error;
 use crate::metrics::Step;
 
-/// The most lines of errors that are kept, and the longest.
-const LINES_MAX: usize = 20_000;
-const LINE_MAX: usize = 16 * 1024;
+/// The most bytes of errors that are kept, and the longest line. A name of 4096 bytes takes five
+/// times that when it has to be escaped.
+const ERRORS_MAX: usize = 16 * 1024 * 1024;
+const LINE_MAX: usize = 64 * 1024;
 
 /// How a run ended.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub struct Outcome {
     pub vanished: Vec<RelPath>,
     /// What failed without a name that we know.
     pub unnamed: Option<String>,
+    /// More failed than is named.
+    pub more: bool,
     /// Nothing was deleted, since something could not be read.
     pub not_deleted: bool,
     /// Names that were created or changed.
@@ -56,7 +59,7 @@ pub struct Outcome {
 /// How a process ended and what it said.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    pub(super) errors: Vec<Vec<u8>>,
+    pub(super) errors: Errors,
     status: Option<ExitStatus>,
     not_run: Option<Error>,
     ops: u64,
@@ -64,38 +67,52 @@ pub(super) struct Said {
     bytes: u64,
 }
 
-/// Reads standard error to its end; what is beyond the bounds is read and forgotten.
-pub(super) async fn read_errors(pipe: impl AsyncRead + Unpin) -> Vec<Vec<u8>> {
-    let mut lines = Vec::new();
+/// What a process said on its standard error.
+#[derive(Debug, Default)]
+pub(super) struct Errors {
+    pub(super) lines: Vec<Vec<u8>>,
+    /// There were more than are kept.
+    cut: bool,
+}
+
+/// Reads lines to their end; what is too long of one is read and forgotten.
+pub(super) async fn read_lines(pipe: impl AsyncRead + Unpin, mut each: impl FnMut(&[u8])) {
     let mut pipe = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
         let (used, ended) = match pipe.fill_buf().await {
             Ok([]) | Err(_) => break,
-            Ok(buffer) => match buffer.iter().position(|&b| b == b'\n') {
-                Some(at) => {
-                    line.extend_from_slice(&buffer[..at.min(LINE_MAX)]);
-                    (at + 1, true)
-                }
-                None => {
-                    line.extend_from_slice(buffer);
-                    (buffer.len(), false)
-                }
-            },
+            Ok(buffer) => {
+                let end = buffer.iter().position(|&b| b == b'\n');
+                let part = &buffer[..end.unwrap_or(buffer.len())];
+                line.extend_from_slice(&part[..part.len().min(LINE_MAX - line.len())]);
+                (end.map_or(buffer.len(), |at| at + 1), end.is_some())
+            }
         };
         pipe.consume(used);
-        line.truncate(LINE_MAX);
         if ended {
-            let line = std::mem::take(&mut line);
-            if lines.len() < LINES_MAX {
-                lines.push(line);
-            }
+            each(&line);
+            line.clear();
         }
     }
     if !line.is_empty() {
-        lines.push(line);
+        each(&line);
     }
-    lines
+}
+
+/// Reads standard error to its end; what is beyond the bounds is read and forgotten.
+pub(super) async fn read_errors(pipe: impl AsyncRead + Unpin) -> Errors {
+    let (mut errors, mut bytes) = (Errors::default(), 0);
+    read_lines(pipe, |line| {
+        bytes += line.len() + size_of::<Vec<u8>>();
+        if bytes <= ERRORS_MAX {
+            errors.lines.push(line.to_vec());
+        } else {
+            errors.cut = true;
+        }
+    })
+    .await;
+    errors
 }
 
 impl Said {
@@ -130,7 +147,8 @@ impl Outcome {
             return outcome;
         }
         let places = Places::new(config, run);
-        for line in &said.errors {
+        outcome.more = said.errors.cut;
+        for line in &said.errors.lines {
             match places.blame(line) {
                 Blame::Path(path, why) => {
                     if outcome.failed.last().is_none_or(|(last, _)| *last != path) {
@@ -138,7 +156,11 @@ impl Outcome {
                     }
                 }
                 Blame::Vanished(path) => outcome.vanished.push(path),
-                Blame::Nobody(why) => outcome.unnamed = outcome.unnamed.or(Some(why)),
+                Blame::Nobody(why) => {
+                    // The shell that reaches the target may say anything.
+                    outcome.more |= line.starts_with(b"rsync: ");
+                    outcome.unnamed = outcome.unnamed.or(Some(why));
+                }
                 Blame::NotDeleted => outcome.not_deleted = true,
                 Blame::Nothing => {}
             }
@@ -158,13 +180,14 @@ impl Outcome {
             ExitMeaning::Ok if code == 24 && outcome.nothing_named() => End::Done,
             ExitMeaning::Ok if ExitCodes::is_partial(code) => End::Partial,
             ExitMeaning::Ok => End::Done,
-            ExitMeaning::Again => End::Again(error(code, &outcome, &said.errors, config)),
-            ExitMeaning::Die => End::Die(error(code, &outcome, &said.errors, config)),
+            ExitMeaning::Again => End::Again(error(code, &outcome, &said.errors.lines, config)),
+            ExitMeaning::Die => End::Die(error(code, &outcome, &said.errors.lines, config)),
         };
         if matches!(outcome.end, End::Done) {
             // What it called a success it said with a warning at most.
             outcome.failed.clear();
             outcome.unnamed = None;
+            outcome.more = false;
         }
         outcome
     }
@@ -175,6 +198,9 @@ impl Outcome {
 
     /// What a further call of the same run came to.
     pub(super) fn add(&mut self, other: Outcome) {
+        // One of them may have failed without a word.
+        let silent = |it: &Outcome| matches!(it.end, End::Partial) && it.nothing_named();
+        self.more |= other.more | silent(self) | silent(&other);
         self.failed.extend(other.failed);
         self.vanished.extend(other.vanished);
         self.unnamed = self.unnamed.take().or(other.unnamed);
@@ -257,7 +283,10 @@ mod tests {
     fn outcome(status: i32, lines: &[&str], limited: bool) -> Outcome {
         let config = RsyncMirror::new("m", "/s", "h::m".as_ref());
         let said = Said {
-            errors: lines.iter().map(|line| line.as_bytes().to_vec()).collect(),
+            errors: Errors {
+                lines: lines.iter().map(|line| line.as_bytes().to_vec()).collect(),
+                cut: false,
+            },
             status: Some(ExitStatus::from_raw(status)),
             ..Said::default()
         };

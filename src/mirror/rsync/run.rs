@@ -258,7 +258,7 @@ impl Loop {
                 }
             }
         }
-        let Some(rsync) = self.rsync.clone() else { return };
+        let Some(mut rsync) = self.rsync.clone() else { return };
         let what = match what {
             // What only rules could keep apart is brought by a run that has them.
             Run::Paths(paths) if rsync.needs_full(&paths) => {
@@ -273,19 +273,25 @@ impl Loop {
         };
         self.notice(|mirror| Notice::Rsync { mirror, paths });
         let source = Arc::clone(&self.running.source);
-        let (limit, stop) = (self.running.limit.clone(), self.running.stop.clone());
+        let (limit, mut stop) = (self.running.limit.clone(), self.running.stop.clone());
         let (metrics, name) = (Arc::clone(&self.running.metrics), Arc::clone(&self.name));
         let far = Arc::clone(&self.far);
         self.runs.spawn(async move {
-            // It is never closed, so there is always a place to wait for.
-            let _place = match &limit {
-                Some(limit) => limit.acquire().await.ok(),
-                None => None,
+            let ready = async {
+                // Who waits for a tunnel takes no place from those that could go on.
+                rsync.reach().await;
+                // It is never closed, so there is always a place to wait for.
+                match &limit {
+                    Some(limit) => limit.acquire().await.ok(),
+                    None => None,
+                }
             };
-            if *stop.borrow() {
+            let _place = tokio::select! {
+                biased;
                 // Nothing is begun any more; what it was for is not forgotten, but lsyncd ends.
-                return (run, Err(RootTrouble::Gone));
-            }
+                () = stopped(&mut stop) => return (run, Err(RootTrouble::Gone)),
+                place = ready => place,
+            };
             let opened = tokio::task::spawn_blocking(move || source.root()).await;
             let root = match opened {
                 Ok(Ok(root)) => root,

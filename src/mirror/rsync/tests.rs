@@ -347,3 +347,30 @@ fn what_waits_for_a_root_that_is_away_is_not_judged_by_its_time() {
         assert_eq!(world.batch(), [path("a")]);
     }
 }
+
+#[test]
+fn what_fails_unnamed_beside_what_is_named_is_not_taken_for_done() {
+    let mut world = World::new(|config| config.delay = Duration::ZERO).ready();
+    world.hear(&[closed("a"), closed("b"), closed("c")]);
+    world.look(&["a", "b", "c"], &[]);
+    let (run, _) = world.run();
+    let failed = || vec![(path("a"), "denied".to_owned())];
+    let partial = |failed| Outcome { end: End::Partial, failed, more: true, ..Outcome::default() };
+    world.give(Event::Ended { run, outcome: Ok(partial(failed())) });
+    assert_eq!(world.batch(), [path("b"), path("c")]);
+    // Nobody of these is named: which of them it is, is found by halves.
+    world.look(&["b", "c"], &[]);
+    let (run, _) = world.run();
+    world.give(Event::Ended { run, outcome: Ok(partial(failed())) });
+    assert_eq!(world.batch(), [path("b")]);
+    world.look(&["b"], &[]);
+    let (run, _) = world.run();
+    world.give(Event::Ended { run, outcome: Ok(partial(failed())) });
+    assert!(world.state.problems.list().any(|problem| problem.path == path("b")));
+    // A run over everything is made again.
+    let mut world = World::new(|_| {});
+    world.give(Event::Tick).give(Event::Walked(Ok(Walked { files: 9, ..Walked::default() })));
+    let (run, _) = world.run();
+    world.give(Event::Ended { run, outcome: Ok(partial(failed())) }).pass(2.0);
+    assert!(world.out.iter().any(|effect| matches!(effect, Effect::Walk)), "{:?}", world.out);
+}

@@ -140,7 +140,8 @@ fn a_polled_source_that_is_emptied_deletes_nothing() {
     sh(&place.path("source"), "mkdir d; echo 1 > d/f; echo 1 > g");
     let limits =
         WatchLimits { poll: std::time::Duration::from_millis(100), ..WatchLimits::default() };
-    let mirror = Mirror::watched(place.config(), false, WatchChoice::Poll, limits).ready();
+    let mirror =
+        Mirror::watched(place.config(), false, (WatchChoice::Poll, limits), |_| {}).ready();
     sh(&place.path("source"), "rm g");
     wait_until("what went goes", || !place.t("g").exists());
     sh(&place.path("source"), "mv d ..");

@@ -161,3 +161,75 @@ fn without_rsync_it_says_so_and_how_to_do_without() {
     assert!(ended.err.contains(expected), "{ended:?}");
     assert!(ended.err.contains("install rsync on this host, or do without"), "{ended:?}");
 }
+
+#[test]
+fn more_errors_than_can_be_remembered_lose_no_path() {
+    let place = Place::new();
+    let wrap = place.path("wrap");
+    let cured = place.path("cured").display().to_string();
+    // Every name fails, and it says so of the first at such length that no other is remembered.
+    script(
+        &wrap,
+        &format!(
+            "case \"$*\" in *--include-from*) if [ ! -e {cured} ]; then
+             yes 'rsync: [receiver] mkstemp \"{0}/.a.ALOtUO\" failed: Permission denied (13)' | head -n 200000 >&2
+             exit 23; fi;; esac
+             exec rsync \"$@\"\n",
+            place.path("target").display(),
+        ),
+    );
+    let config = RsyncMirror {
+        options: Place::options(&[("binary", text(&wrap))]),
+        delay: std::time::Duration::from_millis(200),
+        ..place.config()
+    };
+    let mirror = Mirror::start(config, false).ready();
+    sh(&place.path("source"), "echo 1 > a; echo 1 > b; echo 1 > c");
+    mirror.wait("a problem", |notice| matches!(notice, Notice::Problem { .. }));
+    fs::write(&cured, "").unwrap();
+    for name in ["a", "b", "c"] {
+        wait_until(&format!("{name} arrives"), || place.t(name).exists());
+    }
+}
+
+#[test]
+fn what_an_rsync_leaves_behind_holds_nothing_up() {
+    let place = Place::new();
+    let (wrap, pid) = (place.path("wrap"), place.path("pid"));
+    // It has the wrapper's standard output and error.
+    let behind = format!("sleep 60 & echo $! > {}", pid.display());
+    script(&wrap, &format!("[ -e {0} ] || {{ {behind}; }}\nexec rsync \"$@\"\n", pid.display()));
+    let options = Place::options(&[("binary", text(&wrap))]);
+    let mirror = Mirror::start(RsyncMirror { options, ..place.config() }, false);
+    mirror.wait("ready", |notice| matches!(notice, Notice::Ready { .. }));
+    let pid = fs::read_to_string(&pid).unwrap();
+    assert!(Path::new("/proc").join(pid.trim()).exists(), "it is there all the time");
+    sh(&place.path(""), &format!("kill {pid}"));
+}
+
+#[test]
+fn who_waits_for_a_tunnel_takes_no_place_and_ends_when_told() {
+    use std::time::Duration;
+    let keys = TunnelKeys {
+        name: "t".into(),
+        command: ["sleep", "600"].map(String::from).to_vec(),
+        parallel: 1,
+        localhost: "localhost".into(),
+        ready_delay: Duration::from_secs(600),
+        retry_delay: Duration::from_secs(600),
+        max_failed: 5,
+    };
+    let limit = Arc::new(tokio::sync::Semaphore::new(1));
+    let (place, other) = (Place::new(), Place::new());
+    let shared = Arc::clone(&limit);
+    let waits = Mirror::made(place.config(), false, move |running| {
+        running.tunnel = Some(Tunnel::start(&keys).unwrap());
+        running.limit = Some(shared);
+        running.patient = true;
+    });
+    waits.wait("about to run", |notice| matches!(notice, Notice::Rsync { .. }));
+    let goes = Mirror::made(other.config(), false, |running| running.limit = Some(limit)).ready();
+    drop(goes);
+    waits.stop.send(true).unwrap();
+    wait_until("it has ended", || waits.ended.as_ref().unwrap().is_finished());
+}
