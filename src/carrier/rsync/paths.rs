@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use lsync_protocol::path::RelPath;
 
@@ -82,11 +82,14 @@ impl Paths {
         // What a tree deletes, and the directories in it, need not be told; a file in it is, for
         // its content.
         let missing = self.missing_names().filter(|path| !under_tree(path));
+        // Another host hears of the rules only when a call deletes in directories.
+        let (held, missing): (Vec<&RelPath>, Vec<&RelPath>) =
+            missing.partition(|_| config.has_rules() && is_elsewhere(config));
         let there = self.names.iter().filter(|(path, dir)| !*dir || !under_tree(path));
-        let names: Vec<&RelPath> = missing.chain(there.map(|(path, _)| path)).collect();
+        let names: Vec<&RelPath> = missing.into_iter().chain(there.map(|(path, _)| path)).collect();
         // Directories above a name go along with it; listed, they do so as what they are.
         let mut above: BTreeSet<RelPath> = BTreeSet::new();
-        for path in names.iter().copied().chain(trees.iter().copied()) {
+        for path in names.iter().chain(&held).chain(&trees) {
             let mut at = path.parent();
             while let Some(dir) = at {
                 at = dir.parent();
@@ -101,9 +104,10 @@ impl Paths {
             above.remove(*name);
         }
         let mut calls = Vec::new();
-        if !trees.is_empty() {
+        if !trees.is_empty() || !held.is_empty() {
             let whole = self.trees.iter().any(|tree| tree.whole && !tree.listed);
-            calls.push(self.list(config, trees.iter().copied(), true, whole));
+            let all = held.iter().chain(&trees).copied();
+            calls.push(self.list(config, all, true, whole));
         }
         // What is to be deleted is none of them: nothing that is missing has anything beneath it.
         let names = names.into_iter().filter(|name| !name.is_root());
@@ -252,6 +256,11 @@ pub(super) fn protections(names: &[RelPath]) -> Vec<OsString> {
         return vec!["--filter=P **".into()];
     }
     names.iter().flat_map(|name| [rule(name, b""), rule(name, b"/**")]).collect()
+}
+
+/// Is the target one of another host, or a daemon's?
+fn is_elsewhere(config: &RsyncMirror) -> bool {
+    config.target.as_bytes().split(|&b| b == b'/').next().is_some_and(|host| host.contains(&b':'))
 }
 
 /// Do the rules of this mirror go along with what changed, when it is told as patterns?

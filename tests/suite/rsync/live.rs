@@ -216,3 +216,30 @@ fn churn_ends_equal() {
         push.terminate();
     }
 }
+
+#[test]
+fn what_rules_keep_stays_when_its_directory_goes() {
+    for way in WAYS {
+        let stage = Stage::new(way);
+        sh(
+            &stage.source(),
+            "mkdir -p d k/e; echo 1 > d/f; echo 1 > k/e/f; echo 1 > k/g; echo 1 > h",
+        );
+        let mut words =
+            ["--rsync", "--exclude", "*.o", "--delay", "0.3"].map(String::from).to_vec();
+        if way == Way::Ssh {
+            words.push(format!("--ssh-config={}", stage.world().ssh_config().display()));
+        }
+        let push = stage.live(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        sh(&stage.target(), "for i in . d k k/e; do echo 1 > $i/x.o; echo 1 > $i/extra; done");
+        sh(&stage.source(), "rm -r d k/e h; echo 2 > n");
+        wait_until("what went goes", || {
+            ["d/f", "d/extra", "k/e/f", "k/e/extra", "h"].iter().all(|name| !stage.t(name).exists())
+        });
+        wait_until("what came comes", || stage.t("n").exists());
+        for name in ["x.o", "d/x.o", "k/x.o", "k/e/x.o", "extra", "k/extra", "k/g"] {
+            assert!(stage.t(name).exists(), "{name}: {}", push.said());
+        }
+        push.terminate();
+    }
+}
