@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -40,9 +40,13 @@ impl Outcome {
     }
 }
 
-/// Starts a child. `ended` is called once it has ended, on a thread of its own, which also feeds it:
-/// a child that does not read holds up nobody, and one that ends before it has read everything only
-/// loses the rest.
+/// So much a pipe takes that nobody reads.
+const PIPE_HOLDS: usize = 4096;
+
+/// Starts a child. `ended` is called once it has ended, on a thread of its own; what does not fit
+/// into a pipe is fed to it on another: a child that does not read holds up nobody, neither does one
+/// that leaves its input to another, and one that ends before it has read everything only loses the
+/// rest.
 pub(super) fn start(
     program: Program,
     output: &ChildOutput,
@@ -62,12 +66,20 @@ pub(super) fn start(
             command.stdout(file.try_clone()?).stderr(file);
         }
     }
-    // The thread first: without one there must not be a child that nobody waits for.
+    // The threads first: without them there must not be a child that nobody waits for.
+    let (short, long) = match stdin {
+        Some(text) if text.len() > PIPE_HOLDS => (None, Some(feeder(text)?)),
+        text => (text, None),
+    };
     let (hand, handed) = mpsc::channel::<Child>();
     thread::Builder::new().name("child".into()).spawn(move || {
         let Ok(mut child) = handed.recv() else { return };
-        if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
-            let _ = pipe.write_all(&text);
+        if let Some(mut pipe) = child.stdin.take() {
+            if let Some(long) = long {
+                let _ = long.send(pipe);
+            } else if let Some(text) = short {
+                let _ = pipe.write_all(&text);
+            }
         }
         ended(child.wait().map_or(Outcome::NOT_STARTED, Outcome::of));
     })?;
@@ -75,4 +87,15 @@ pub(super) fn start(
     let pid = child.id();
     let _ = hand.send(child);
     Ok(pid)
+}
+
+/// A thread that writes this to the pipe that it is given.
+fn feeder(text: Vec<u8>) -> io::Result<mpsc::Sender<ChildStdin>> {
+    let (hand, handed) = mpsc::channel::<ChildStdin>();
+    thread::Builder::new().name("input".into()).spawn(move || {
+        if let Ok(mut pipe) = handed.recv() {
+            let _ = pipe.write_all(&text);
+        }
+    })?;
+    Ok(hand)
 }

@@ -71,7 +71,11 @@ impl Actions {
         let count = happened.len();
         if self.backlog.waiting.fetch_add(count, Ordering::AcqRel) + count > BACKLOG_MAX {
             self.backlog.waiting.fetch_sub(count, Ordering::AcqRel);
-            self.backlog.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(sync);
+            let new = self.backlog.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(sync);
+            if new {
+                // Nothing else may be there to wake it.
+                let _ = self.host.input.send(Input::Happened(sync, Vec::new()));
+            }
             return;
         }
         let _ = self.host.input.send(Input::Happened(sync, happened));

@@ -1,5 +1,8 @@
 //! Programs that scripts spawn: their input, their exit codes, how many there may be.
 
+use lsync_protocol::path::RelPath;
+use lsyncd::carrier::action::Happening;
+
 use super::*;
 
 #[test]
@@ -231,4 +234,43 @@ fn what_children_print_goes_where_it_should() {
     rig.write("s/f", "");
     rig.until_says("Error: cannot run /no/such/program");
     rig.until_says("= 255");
+}
+
+#[test]
+fn a_child_that_leaves_its_input_to_another_has_ended() {
+    let rig = Rig::new(
+        r#"
+        sync {
+            onCreate = function(event)
+                spawn(event, "/bin/sh", "<", string.rep("x", 1000000), "-c",
+                    "exec 3<&0; sleep 60 <&3 & echo $! >> " .. DIR .. "/pids")
+            end,
+        }
+    "#,
+    )
+    .running();
+    rig.write("s/a", "");
+    rig.until("it ran", || rig.read("pids").ends_with('\n'));
+    rig.until_idle();
+    let pid = rig.read("pids");
+    assert!(Path::new("/proc").join(pid.trim()).exists(), "the other is there all the time");
+    crate::push::sh(&rig.path(""), &format!("kill {pid}"));
+}
+
+#[test]
+fn more_at_once_than_may_wait_begins_anew() {
+    let rig = Rig::new(
+        r#"
+        sync {
+            init = function(event) log("Normal", "begun") end,
+            action = function(inlet) end,
+        }
+    "#,
+    )
+    .running();
+    assert_eq!(rig.lines.count("begun"), 1);
+    let name = |at: u32| RelPath::new(at.to_string().into_bytes()).unwrap();
+    let many = (0..200_001).map(|at| Happening::Create { path: name(at), dir: false });
+    rig.actions.events(0, many.collect());
+    rig.until("it begins anew", || rig.lines.count("begun") == 2);
 }
