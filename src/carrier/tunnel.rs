@@ -6,7 +6,7 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -14,6 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::config::tunnel::{NearEnd, TunnelKeys};
 use crate::error::{Error, Result};
+
+/// The shortest pause before a command that ended is started again, whatever is asked for.
+const RETRY_MIN: Duration = Duration::from_millis(100);
 
 /// How one command of a tunnel stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -139,6 +142,7 @@ fn free_port() -> Result<u16> {
 /// Keeps one command running.
 async fn keep(keys: TunnelKeys, near: NearEnd, tell: watch::Sender<State>) {
     let mut failed = 0;
+    let retry_delay = keys.retry_delay.max(RETRY_MIN);
     loop {
         let why = match start(&keys, &near) {
             Ok(mut child) => {
@@ -160,11 +164,11 @@ async fn keep(keys: TunnelKeys, near: NearEnd, tell: watch::Sender<State>) {
             tracing::warn!(
                 "tunnel {}: {why}; it is started again after {} seconds",
                 keys.name,
-                keys.retry_delay.as_secs_f32()
+                retry_delay.as_secs_f32()
             );
         }
         tell.send_replace(State::Retrying { why, failed });
-        tokio::time::sleep(keys.retry_delay).await;
+        tokio::time::sleep(retry_delay).await;
     }
 }
 
@@ -189,8 +193,6 @@ fn said(ended: std::io::Result<std::process::ExitStatus>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn keys(command: &str) -> TunnelKeys {
@@ -235,6 +237,20 @@ mod tests {
         let tunnel = Tunnel::start(&keys(&command)).unwrap();
         tunnel.ready().await;
         assert_eq!(std::fs::read_to_string(file).unwrap(), "x\nx\nx\n");
+    }
+
+    #[tokio::test]
+    async fn one_that_always_ends_does_not_spin() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tries");
+        let command = format!("echo x >> {file:?}; exit 1");
+        let began = std::time::Instant::now();
+        let _tunnel =
+            Tunnel::start(&TunnelKeys { retry_delay: Duration::ZERO, ..keys(&command) }).unwrap();
+        while std::fs::read(&file).map_or(0, |tries| tries.len()) < 6 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(began.elapsed() >= 2 * RETRY_MIN, "{:?}", began.elapsed());
     }
 
     #[tokio::test]
