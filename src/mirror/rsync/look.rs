@@ -223,25 +223,25 @@ fn topmost(
 pub(super) fn parted(
     mut paths: Paths,
     large: BTreeSet<RelPath>,
-    mut marked: Marked,
+    marked: Marked,
 ) -> Vec<(Paths, Marked)> {
-    let mut parts = Vec::new();
+    let (own, rest): (Marked, Marked) =
+        marked.into_iter().partition(|(path, _)| large.contains(path));
+    let own: BTreeMap<RelPath, Marks> = own.into_iter().collect();
+    paths.names.retain(|(name, _)| !large.contains(name));
+    let mut parts = vec![(Paths::default(), rest)];
     for path in large {
-        let marks = match marked.iter().position(|(known, _)| *known == path) {
-            Some(at) => marked.remove(at),
-            None => (path.clone(), Marks::NAME.with(Marks::CONTENT)),
-        };
-        paths.names.retain(|(name, _)| *name != path);
+        let marks = own.get(&path).copied().unwrap_or(Marks::NAME.with(Marks::CONTENT));
         let alone = Paths {
-            names: vec![(path, false)],
+            names: vec![(path.clone(), false)],
             content: paths.content,
             delete: paths.delete,
             ..Paths::default()
         };
-        parts.push((alone, vec![marks]));
+        parts.push((alone, vec![(path, marks)]));
     }
     // Small ones are quickly done.
-    parts.insert(0, (paths, marked));
+    parts[0].0 = paths;
     parts
 }
 
@@ -284,5 +284,19 @@ mod tests {
         assert_eq!(parts[1].0.names, [(path("a/f"), false)]);
         let walked = walk(&source, |_| {}).unwrap();
         assert_eq!((walked.files, walked.dirs, walked.empty), (2, 3, false));
+    }
+
+    #[test]
+    fn many_large_files_are_parted_at_once() {
+        let all: Vec<RelPath> = (0..50_000).map(|at| path(&format!("d/{at:05}"))).collect();
+        let names = all.iter().map(|name| (name.clone(), false)).collect();
+        let marked: Marked = all.iter().map(|name| (name.clone(), Marks::CONTENT)).collect();
+        let began = Instant::now();
+        let large = all[1..].iter().cloned().collect();
+        let parts = parted(Paths { names, ..Paths::default() }, large, marked);
+        // By looking for each in all of them it takes minutes.
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+        assert_eq!((parts.len(), &parts[0].1[0].0), (50_000, &all[0]));
+        assert_eq!(parts[7].1, [(all[7].clone(), Marks::CONTENT)]);
     }
 }
