@@ -182,6 +182,10 @@ fn prelude(lua: &Lua, settings: &Arc<Mutex<Settings>>, cwd: &Path) -> mlua::Resu
         })
     })?;
     native.set("source", source)?;
+    let option = lua.create_function(|_, (key, word): (String, mlua::LuaString)| {
+        Ok(told::option_in(&key, &word.as_bytes()))
+    })?;
+    native.set("option_in", option)?;
     let unknown = lua.create_function(|_, (name, key, gauge): (String, String, Table)| {
         let mut text =
             format!("Parameter \"{name}\" unknown. ( if this is not a typo add it to checkgauge )");

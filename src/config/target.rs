@@ -132,6 +132,24 @@ pub fn rsync_daemon(text: &[u8]) -> Option<Result<(), BadTarget>> {
     }
 }
 
+/// Would a program that is handed this target take a part of it for an option? Such words begin with
+/// a hyphen, or a host or a user in them does. A slash before the colon makes it no directory of
+/// this host then: `-oProxyCommand=/x:/y` is nobody's name for one.
+#[must_use]
+pub fn hides_an_option(target: &[u8]) -> bool {
+    if target.starts_with(b"/") || target.starts_with(b".") {
+        return false;
+    }
+    let address = scheme(target).map(|(_, rest)| rest);
+    let rest = address.unwrap_or(target);
+    let end = match address {
+        Some(_) => rest.iter().position(|&b| b == b'/').or(Some(rest.len())),
+        None => rest.iter().position(|&b| b == b':'),
+    };
+    let hyphen = |part: &[u8]| part.strip_prefix(b"[").unwrap_or(part).starts_with(b"-");
+    target.starts_with(b"-") || end.is_some_and(|end| rest[..end].split(|&b| b == b'@').any(hyphen))
+}
+
 fn has_module(path: &[u8]) -> Result<(), BadTarget> {
     let module = path.split(|&b| b == b'/').next().unwrap_or_default();
     if module.is_empty() { Err(BadTarget::NoModule) } else { Ok(()) }
@@ -476,6 +494,28 @@ mod tests {
         ] {
             let Ok(Target::Ssh(target)) = Target::parse(text.as_bytes()) else { panic!("{text}") };
             assert_eq!(target.for_rsync(), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_a_program_would_take_for_an_option_is_known() {
+        for text in [
+            "-oProxyCommand=x:/y",
+            "-oProxyCommand=/tmp/x:/y",
+            "-x",
+            "me@-oProxyCommand=/tmp/x:/y",
+            "-l@host:/y",
+            "[-x]:/y",
+            "-x::module",
+            "rsync://-x/module",
+            "rsync://me@-x:873/module",
+        ] {
+            assert!(hides_an_option(text.as_bytes()), "{text}");
+        }
+        for text in
+            ["/-x", "./-x:y", "a-b", "a@-b", "host:-x", "me@host:/@-x", "h::-m", "rsync://h/-m:x"]
+        {
+            assert!(!hides_an_option(text.as_bytes()), "{text}");
         }
     }
 

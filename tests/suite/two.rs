@@ -19,6 +19,8 @@ mod differential;
 mod examples;
 #[path = "two/keys.rs"]
 mod keys;
+#[path = "two/line.rs"]
+mod line;
 #[path = "two/review.rs"]
 mod review;
 

@@ -4,12 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::super::{World, place};
+use super::super::{World, place, shown};
 use crate::config::lua::{Entry, Way};
 use crate::config::rsync::{ExitCodes, RsyncMirror, RsyncOptions};
 use crate::config::settings::Settings;
+use crate::config::target::{BadTarget, hides_an_option};
 use crate::config::{SshTarget, guard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::Filter;
 
 /// The entry as rsync carries it.
@@ -59,6 +60,11 @@ pub(super) fn mirror(
 /// the directory that it was started in, and goes through the guards.
 fn target(entry: &Entry, world: &World) -> Result<OsString> {
     let target = entry.target.clone().unwrap_or_default();
+    // The ready ways look before; a script may have ways of its own to a target.
+    if hides_an_option(&target) {
+        let what = format!("bad target '{}'", shown(OsStr::from_bytes(&target)));
+        return Err(Error::failed(what).because(BadTarget::Hyphen));
+    }
     let colon = target.iter().position(|&b| b == b':');
     let slash = target.iter().position(|&b| b == b'/');
     let remote = match (colon, slash) {

@@ -280,6 +280,14 @@ local function must_be(config, key, kind, level)
 	end
 end
 
+-- What ssh and rsync are handed must not look like an option of theirs.
+local function no_option(config, key, level)
+	local wrong = native.option_in(key, config[key])
+	if wrong then
+		error(wrong, level + 1)
+	end
+end
+
 -- The words of its options, for who runs rsync by functions of one's own.
 local function options(config, level)
 	local words, wrong = native.rsync_words(config)
@@ -291,6 +299,7 @@ end
 
 local function prepare_rsync(config, level)
 	must_be(config, 'target', 'string', level + 1)
+	no_option(config, 'target', level + 1)
 	config.target = with_slash(config.target)
 	options(config, level)
 end
@@ -325,6 +334,7 @@ default.rsyncssh = {
 	prepare = function(config, level)
 		must_be(config, 'host', 'string', level + 1)
 		must_be(config, 'targetdir', 'string', level + 1)
+		no_option(config, 'host', level + 1)
 		if config.maxProcesses ~= nil and config.maxProcesses ~= 1 then
 			error('default.rsyncssh must have maxProcesses set to 1.', level)
 		end

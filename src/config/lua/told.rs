@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lsync_protocol::path::Escaped;
 
+use crate::config::target::hides_an_option;
 use crate::error::Error;
 
 /// Before the hint in a text that went through the interpreter.
@@ -44,6 +45,24 @@ fn innermost(error: &mlua::Error) -> String {
 
 pub(super) fn path(path: &Path) -> String {
     Escaped(path.as_os_str().as_encoded_bytes()).to_string()
+}
+
+/// Why `host` or `target` cannot be what it is; `None`: it can. Neither ssh nor rsync ever gets a
+/// word that it would take for an option.
+pub(super) fn option_in(key: &str, word: &[u8]) -> Option<String> {
+    let (whole, hint) = match key {
+        "host" => ([word, b":"].concat(), "host = \"[USER@]HOST\""),
+        _ => (word.to_vec(), "./-NAME is a directory of this host"),
+    };
+    let shown = Escaped(word);
+    if hides_an_option(&whole) {
+        return Some(format!(
+            "bad {key} '{shown}': a host or user may not begin with a hyphen\nhint: {hint}"
+        ));
+    }
+    // It would be a directory of this host.
+    let slash = key == "host" && word.contains(&b'/');
+    slash.then(|| format!("bad host '{shown}': a / cannot stand in a host name\nhint: {hint}"))
 }
 
 #[cfg(test)]
