@@ -149,8 +149,10 @@ fn keep_two(
     // Held, and locked, until the end.
     let _pidfile = setup.settings.pidfile.as_deref().map(PidFile::create).transpose()?;
     let (line, world, heard) = (line.clone(), world.clone(), Arc::clone(log));
+    let running = setup.settings.clone();
     let reload: Reload = Arc::new(move || {
-        let setup = two::load(&line, &world, Arc::clone(&heard) as Arc<dyn ActionLog>)?;
+        let mut setup = two::load(&line, &world, Arc::clone(&heard) as Arc<dyn ActionLog>)?;
+        setup.settings.keep_of(&running);
         let log = TwoLog::new(&LogOptions::new(&setup.settings, &line.log))?.running();
         Ok((setup, Arc::new(log) as Arc<dyn Told>))
     });

@@ -236,6 +236,25 @@ impl Settings {
         }
     }
 
+    /// A process that runs keeps its pidfile and stays where it is: what these settings, read
+    /// again, say otherwise is put back, and said.
+    pub fn keep_of(&mut self, running: &Settings) {
+        let changed: Vec<&str> = [
+            ("pidfile", self.pidfile != running.pidfile),
+            ("nodaemon", self.nodaemon != running.nodaemon),
+        ]
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect();
+        if !changed.is_empty() {
+            let keys = changed.join(" and ");
+            self.warnings
+                .push(format!("settings changed that take a restart, and not HUP: {keys}"));
+        }
+        self.pidfile.clone_from(&running.pidfile);
+        self.nodaemon = running.nodaemon;
+    }
+
     /// Lua's truth: all but `false` is true, so the text `"false"` is.
     fn truth(&mut self, key: &str, value: &Value) -> bool {
         let denies = match value {

@@ -103,6 +103,9 @@ pub async fn run(
         // What has run once goes on trying.
         insist = true;
         told.line("Normal", "--- Startup ---");
+        for warning in &setup.settings.warnings {
+            told.line("Warn", warning);
+        }
     }
 }
 

@@ -98,6 +98,30 @@ fn it_is_launched_and_found_by_its_pidfile() {
 }
 
 #[test]
+fn what_takes_a_restart_is_said_at_hup_and_stays_as_it_was() {
+    let stage = Stage::new(Way::Local);
+    write(&stage, RELATIVE);
+    let daemon = Daemon::launch(&stage, &["c.lua"]);
+    wait_logged(&stage, "finished.");
+    let other = RELATIVE.replace("'l.pid'", "'m.pid', nodaemon = true, insist = 'no'");
+    write(&stage, &other.replace("'l.log'", "'m.log'"));
+    daemon.signal(Signal::HUP);
+    let new = || fs::read_to_string(stage.path("m.log")).unwrap_or_default();
+    wait_until("the new log", || new().contains("finished."));
+    let warning =
+        " Warn: settings changed that take a restart, and not HUP: pidfile and nodaemon\n";
+    assert_eq!(new().matches(warning).count(), 1, "{}", new());
+    assert!(new().contains(" Warn: setting \"insist\" is the text "), "{}", new());
+    assert!(new().contains(" Normal: --- Startup ---\n"), "{}", new());
+    let text = fs::read_to_string(stage.path("l.pid")).unwrap();
+    assert_eq!(text, format!("{}\n", daemon.0));
+    assert!(!stage.path("m.pid").exists());
+    daemon.signal(Signal::TERM);
+    wait_until("the daemon has ended", || !daemon.runs());
+    assert!(!stage.path("l.pid").exists(), "the pidfile stays");
+}
+
+#[test]
 fn hup_reads_the_same_file_again_in_the_background() {
     let stage = Stage::new(Way::Local);
     fs::write(stage.s("first"), "1").unwrap();
