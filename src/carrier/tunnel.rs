@@ -124,6 +124,14 @@ impl Tunnel {
         &self.name
     }
 
+    /// Puts the near end in place of `^localport` and `^localhost`, for people: of a pool every port.
+    #[must_use]
+    pub fn fill(&self, text: &str) -> String {
+        let ports: Vec<String> = self.slots.iter().map(|slot| slot.near.port.to_string()).collect();
+        let host = self.slots.first().map_or("", |slot| slot.near.host.as_str());
+        text.replace("^localport", &ports.join("|")).replace("^localhost", host)
+    }
+
     /// How each of its commands stands.
     #[must_use]
     pub fn states(&self) -> Vec<State> {
@@ -262,5 +270,8 @@ mod tests {
         }
         let (a, b, c) = (tunnel.ready().await, tunnel.ready().await, tunnel.ready().await);
         assert!(a != b && a == c);
+        let shown = tunnel.fill("^localhost:^localport");
+        let (one, other) = (format!("{}|{}", a.port, b.port), format!("{}|{}", b.port, a.port));
+        assert!([one, other].iter().any(|ports| shown == format!("localhost:{ports}")), "{shown}");
     }
 }

@@ -89,7 +89,8 @@ impl Round {
         let mut own = Vec::new();
         let mut board = Board { syncs: Vec::new(), actions: None, tunnels: tunnels.clone() };
         for (place, mirror) in mirrors.into_iter().enumerate() {
-            round.introduce(&mirror);
+            let through = mirror.tunnel.and_then(|at| tunnels.get(at));
+            round.introduce(&mirror, through.map(Arc::as_ref));
             let TwoMirror { name, carried, rules, crontab, tunnel, .. } = mirror;
             let crontab = match crontab.as_slice() {
                 [] => None,
@@ -143,13 +144,20 @@ impl Round {
     }
 
     /// Says what a mirror is and what carries it.
-    fn introduce(&self, mirror: &TwoMirror) {
+    fn introduce(&self, mirror: &TwoMirror, through: Option<&Tunnel>) {
         let TwoMirror { name, source, target, why, .. } = mirror;
+        let (target, why) = match through {
+            None => (target.clone(), why.clone()),
+            Some(tunnel) => {
+                let name = Escaped(tunnel.name().as_bytes());
+                (tunnel.fill(target), format!("{why}, through {name}"))
+            }
+        };
         let mut source = Escaped(source.as_os_str().as_encoded_bytes()).to_string();
         if !source.ends_with('/') {
             source.push('/');
         }
-        self.told.ends(name, &source, target);
+        self.told.ends(name, &source, &target);
         let arrow = if target.is_empty() { "" } else { " -> " };
         self.told.line("Normal", &format!("{name}: {source}{arrow}{target}, by {why}"));
     }

@@ -129,6 +129,10 @@ fn a_tunnel_leads_to_an_rsync_daemon() {
         ),
     );
     two.wait_for("finished.");
+    // The port is known by then: no variable is left.
+    assert!(two.said().contains(" -> rsync://localhost:"), "{}", two.said());
+    assert!(two.said().contains(", by the system's rsync, through T\n"), "{}", two.said());
+    assert!(!two.said().contains("^local"), "{}", two.said());
     churn(&stage.source(), 50, 31);
     wait_alike(&stage.source(), &daemon.path("open"));
     // Cut, it is made again.
