@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use lsync_protocol::path::{Escaped, RelPath};
 use mlua::{Function, Lua, Table, Value};
+use rustix::process::Signal;
 use tokio::sync::{mpsc as tasks, watch};
 
 use super::child::Outcome;
@@ -89,6 +90,18 @@ impl Actions {
     /// Nothing more is begun; it is over when the running children have ended.
     pub fn stop(&self, signal: i32) {
         let _ = self.host.input.send(Input::Stop(signal));
+    }
+
+    /// Sends TERM to the children that run, and says how many that were: nobody waits for them any
+    /// longer. What they started themselves is theirs.
+    #[must_use]
+    pub fn end_children(&self) -> usize {
+        let pids: Vec<u32> = self.host.state().children.values().map(|child| child.pid).collect();
+        let sent = pids.iter().filter(|pid| {
+            let pid = i32::try_from(**pid).ok().and_then(rustix::process::Pid::from_raw);
+            pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::TERM).is_ok())
+        });
+        sent.count()
     }
 
     /// How the syncs stand, now and from now on. It closes when the thread has ended.

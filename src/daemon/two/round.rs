@@ -368,9 +368,17 @@ impl Round {
     async fn fade(&mut self, signals: &mut Signals, signal: i32) -> Result<u8> {
         let name = if signal == SignalKind::interrupt().as_raw_value() { "INT" } else { "TERM" };
         self.told.line("Normal", &format!("--- {name} signal, fading ---"));
-        tokio::select! {
-            () = self.end() => {}
-            _ = signals.end() => {}
+        let again = tokio::select! {
+            () = self.end() => None,
+            again = signals.end() => Some(again),
+        };
+        // At once, and nothing that was begun goes on behind our back.
+        let ended = match (again, &self.actions) {
+            (Some(_), Some(actions)) => actions.end_children(),
+            _ => 0,
+        };
+        if ended > 0 {
+            self.told.line("Normal", &format!("ending {ended} child processes."));
         }
         Ok(if name == "INT" { Exit::Interrupted } else { Exit::Terminated } as u8)
     }

@@ -9,7 +9,7 @@ use super::super::world::wait_until;
 use super::{DIRECT, Two, write};
 
 #[test]
-fn hup_that_waits_for_a_child_still_hears_the_end() {
+fn hup_that_waits_for_a_child_still_hears_the_end_and_the_child_does_so_too() {
     let stage = Stage::new(Way::Local);
     let pid = stage.path("pid");
     let config = format!(
@@ -26,10 +26,11 @@ fn hup_that_waits_for_a_child_still_hears_the_end() {
     two.signal(Signal::TERM);
     two.wait_for("--- TERM signal, fading ---");
     let (code, said) = two.stop(Signal::TERM);
-    let child: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
-    let child = rustix::process::Pid::from_raw(child).unwrap();
-    let _ = rustix::process::kill_process(child, Signal::KILL);
     assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("Normal: ending 1 child processes."), "{said}");
+    let child = fs::read_to_string(&pid).unwrap();
+    let line = format!("/proc/{}/cmdline", child.trim());
+    wait_until("the child has ended", || fs::read(&line).map_or(true, |line| line.is_empty()));
 }
 
 #[test]
