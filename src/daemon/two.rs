@@ -20,6 +20,7 @@ use crate::filter::Filter;
 use crate::metrics::Metrics;
 
 mod clock;
+mod late;
 mod round;
 mod scripts;
 mod status;
@@ -94,14 +95,15 @@ pub async fn run(
     let (mut setup, mut told) = (setup, told);
     let mut started = Some(started);
     let mut insist = setup.settings.insist;
+    let mut patient = false;
     loop {
-        let mut round = Round::start(setup, insist, told)?;
+        let mut round = Round::start(setup, insist, patient, told)?;
         match round.until_it_ends(&mut signals, &reload, &mut started).await {
             Ended::Exit(exit) => return exit,
             Ended::Again(next) => (setup, told) = *next,
         }
         // What has run once goes on trying.
-        insist = true;
+        (insist, patient) = (true, true);
         told.line("Normal", "--- Startup ---");
         for warning in &setup.settings.warnings {
             told.line("Warn", warning);

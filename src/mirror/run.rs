@@ -650,7 +650,8 @@ pub(super) fn step(op: &Planned) -> Step {
     }
 }
 
-pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+/// Waits until the mirrors are to end.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone has told its last.
     let _ = stop.wait_for(|stop| *stop).await;
 }

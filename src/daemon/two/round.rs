@@ -9,6 +9,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::late::LateSource;
 use super::scripts::Own;
 use super::status::{self, Board, Knows, Watched};
 use super::{Carried, Heard, Reload, Setup, Signals, Told, TwoMirror, clock, scripts};
@@ -17,7 +18,6 @@ use crate::carrier::tunnel::Tunnel;
 use crate::config::MirrorConfig;
 use crate::config::crontab::Crontab;
 use crate::config::rsync::RsyncMirror;
-use crate::daemon::open_source;
 use crate::daemon::statusfile::StatusFile;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
@@ -25,7 +25,7 @@ use crate::mirror::connect;
 use crate::mirror::pending::Pending;
 use crate::mirror::rsync::run::{RsyncRunning, run as run_rsync};
 use crate::mirror::run::{self, Running, Starts};
-use crate::source::{Scope, Source};
+use crate::source::Scope;
 use crate::watch::WatchEvent;
 
 /// How a round ended.
@@ -49,6 +49,8 @@ pub(super) struct Round {
     stop: watch::Sender<bool>,
     starts: Arc<Starts>,
     once: bool,
+    /// A source that cannot be had is waited for.
+    patient: bool,
     /// `settings.maxProcesses`.
     limit: Option<Arc<Semaphore>>,
 }
@@ -56,17 +58,23 @@ pub(super) struct Round {
 /// A mirror that may have to be carried by rsync.
 struct Spare {
     config: Box<RsyncMirror>,
-    source: Arc<Source>,
+    source: Arc<LateSource>,
     /// By which the status file asks the agent's mirror, and then this one.
     ask: Arc<Mutex<mpsc::Sender<oneshot::Sender<Pending>>>>,
 }
 
 impl Round {
-    /// Starts everything. `insist`: a target that is away ends nothing.
+    /// Starts everything. `insist`: a target that is away ends nothing; `patient`: neither does a
+    /// source.
     ///
     /// # Errors
     /// A source cannot be watched, or a value of the configuration cannot be.
-    pub(super) fn start(setup: Setup, insist: bool, told: Arc<dyn Told>) -> Result<Round> {
+    pub(super) fn start(
+        setup: Setup,
+        insist: bool,
+        patient: bool,
+        told: Arc<dyn Told>,
+    ) -> Result<Round> {
         let Setup { lua, settings, mirrors, tunnels } = setup;
         let tunnels = tunnels.iter().map(Tunnel::start).collect::<Result<Vec<_>>>()?;
         let mut round = Round {
@@ -81,6 +89,7 @@ impl Round {
                 false => Starts::new(mirrors.len()),
             }),
             once: settings.onepass,
+            patient,
             limit: settings.max_processes.map(|most| {
                 let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
                 Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
@@ -99,7 +108,16 @@ impl Round {
             let (source, knows) = match carried {
                 Carried::Agent(config, spare) => round.agent(&name, *config, spare)?,
                 Carried::Rsync(config) => {
-                    let source = round.watched_for(&config)?;
+                    let scope = Scope {
+                        filter: Arc::new(config.filter.clone()),
+                        one_file_system: config.one_file_system,
+                        max_size: config.max_size,
+                        xattrs: Classes::NONE,
+                    };
+                    let watch = (!round.once).then_some(config.watch);
+                    let source =
+                        LateSource::new(&name, &config.source, scope, watch, config.rescan);
+                    let source = source.begin(patient, &*round.told)?;
                     let tunnel = tunnel.and_then(|at| tunnels.get(at).cloned());
                     let ask = round.rsync(&name, *config, &source, tunnel);
                     (source, Knows::Mirror(Arc::new(Mutex::new(ask))))
@@ -112,7 +130,9 @@ impl Round {
             if let Some(crontab) = crontab {
                 let (source, told) = (Arc::clone(&source), Arc::clone(&round.told));
                 round.beside.spawn(clock::keep(crontab, name.clone(), told, move || {
-                    source.tell(WatchEvent::Unsure(RelPath::root()));
+                    if let Some(source) = source.now() {
+                        source.tell(WatchEvent::Unsure(RelPath::root()));
+                    }
                 }));
             }
             let rules = rules.iter().map(|rule| Escaped(rule).to_string()).collect();
@@ -121,8 +141,9 @@ impl Round {
         if !own.is_empty() {
             // They have nobody to wait for.
             (0..own.len()).for_each(|_| round.starts.tell(true));
-            let once = settings.onepass;
-            let begun = scripts::start(lua, own, &settings, insist, once, &round.told)?;
+            let once = round.once;
+            let how = scripts::How { insist, patient, once, stop: round.stop.subscribe() };
+            let begun = scripts::start(lua, own, &settings, &how, &round.told)?;
             for (at, (place, name, source, feed)) in begun.feeds.into_iter().enumerate() {
                 let called = name.clone();
                 round.mirrors.spawn(async move { (called, feed.await) });
@@ -172,7 +193,7 @@ impl Round {
         name: &str,
         config: MirrorConfig,
         spare: Option<Box<RsyncMirror>>,
-    ) -> Result<(Arc<Source>, Knows)> {
+    ) -> Result<(Arc<LateSource>, Knows)> {
         let live = !self.once;
         let scope = Scope {
             filter: Arc::new(config.filter.clone()),
@@ -181,40 +202,38 @@ impl Round {
             xattrs: config.attributes.shown_xattrs(),
         };
         let watch = live.then_some(config.watch);
-        let source = Arc::new(open_source(&config.source, scope, watch, config.rescan)?);
+        let source = LateSource::new(name, &config.source, scope, watch, config.rescan);
+        let source = source.begin(self.patient, &*self.told)?;
         let (ask, asked) = mpsc::channel(1);
         let ask = Arc::new(Mutex::new(ask));
-        let running = Running {
-            events: live.then(|| source.subscribe()),
-            config: Arc::new(config),
-            source: Arc::clone(&source),
-            key: connect::random()?,
-            once: self.once,
-            dry_run: false,
-            metrics: self.metrics(),
-            stop: self.stop.subscribe(),
-            starts: Arc::clone(&self.starts),
-            asked: Some(asked),
-            has_other_way: spare.is_some(),
-        };
+        let (once, key, has_other_way) = (self.once, connect::random()?, spare.is_some());
+        let (metrics, starts) = (self.metrics(), Arc::clone(&self.starts));
+        let (mut stop, late) = (self.stop.subscribe(), Arc::clone(&source));
+        let called = name.to_owned();
+        self.mirrors.spawn(async move {
+            let Some(source) = late.there(&mut stop).await else {
+                return (called, Ok(Exit::Done));
+            };
+            let running = Running {
+                events: live.then(|| source.subscribe()),
+                config: Arc::new(config),
+                source,
+                key,
+                once,
+                dry_run: false,
+                metrics,
+                stop,
+                starts,
+                asked: Some(asked),
+                has_other_way,
+            };
+            (called, run::run(running).await)
+        });
         if let Some(config) = spare {
             let spare = Spare { config, source: Arc::clone(&source), ask: Arc::clone(&ask) };
             self.spares.insert(name.to_owned(), spare);
         }
-        let name = name.to_owned();
-        self.mirrors.spawn(async move { (name, run::run(running).await) });
         Ok((source, Knows::Mirror(ask)))
-    }
-
-    fn watched_for(&self, config: &RsyncMirror) -> Result<Arc<Source>> {
-        let scope = Scope {
-            filter: Arc::new(config.filter.clone()),
-            one_file_system: config.one_file_system,
-            max_size: config.max_size,
-            xattrs: Classes::NONE,
-        };
-        let watch = (!self.once).then_some(config.watch);
-        Ok(Arc::new(open_source(&config.source, scope, watch, config.rescan)?))
     }
 
     /// A mirror that rsync carries.
@@ -222,26 +241,31 @@ impl Round {
         &mut self,
         name: &str,
         config: RsyncMirror,
-        source: &Arc<Source>,
+        source: &Arc<LateSource>,
         tunnel: Option<Arc<Tunnel>>,
     ) -> mpsc::Sender<oneshot::Sender<Pending>> {
         let (ask, asked) = mpsc::channel(1);
-        let running = RsyncRunning {
-            events: (!self.once).then(|| source.subscribe()),
-            config: Arc::new(config),
-            source: Arc::clone(source),
-            once: self.once,
-            dry_run: false,
-            metrics: self.metrics(),
-            stop: self.stop.subscribe(),
-            starts: Arc::clone(&self.starts),
-            tunnel,
-            asked: Some(asked),
-            limit: self.limit.clone(),
-            patient: true,
-        };
-        let name = name.to_owned();
-        self.mirrors.spawn(async move { (name, run_rsync(running).await) });
+        let (once, metrics, limit) = (self.once, self.metrics(), self.limit.clone());
+        let (starts, late) = (Arc::clone(&self.starts), Arc::clone(source));
+        let (mut stop, name) = (self.stop.subscribe(), name.to_owned());
+        self.mirrors.spawn(async move {
+            let Some(source) = late.there(&mut stop).await else { return (name, Ok(Exit::Done)) };
+            let running = RsyncRunning {
+                events: (!once).then(|| source.subscribe()),
+                config: Arc::new(config),
+                source,
+                once,
+                dry_run: false,
+                metrics,
+                stop,
+                starts,
+                tunnel,
+                asked: Some(asked),
+                limit,
+                patient: true,
+            };
+            (name, run_rsync(running).await)
+        });
         ask
     }
 

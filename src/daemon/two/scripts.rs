@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use mlua::Lua;
-
-use super::{Told, clock};
 use lsync_protocol::xattr::Classes;
+use mlua::Lua;
+use tokio::sync::watch;
 
+use super::late::LateSource;
+use super::{Told, clock};
 use crate::carrier::action::{
     self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing,
 };
@@ -18,8 +19,7 @@ use crate::config::settings::Settings;
 use crate::error::{Error, Exit, Result};
 use crate::filter::Filter;
 use crate::mirror::actions::feed;
-use crate::source::{Scope, Source};
-use crate::watch::WatchLimits;
+use crate::source::Scope;
 
 /// A sync with actions of its own.
 pub(super) struct Own {
@@ -36,12 +36,23 @@ type Feed = Pin<Box<dyn Future<Output = Result<Exit>> + Send>>;
 pub(super) struct Begun {
     pub(super) actions: Arc<Actions>,
     /// Each sync: its place in the configuration, its name, its source, and what feeds it.
-    pub(super) feeds: Vec<(usize, String, Arc<Source>, Feed)>,
+    pub(super) feeds: Vec<(usize, String, Arc<LateSource>, Feed)>,
     pub(super) clocks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// Takes the interpreter to its thread and feeds the syncs whose actions it runs. `once`: until
-/// their startups are done.
+/// How they are run.
+pub(super) struct How {
+    /// A startup that fails is tried again.
+    pub(super) insist: bool,
+    /// A source that cannot be had is waited for.
+    pub(super) patient: bool,
+    /// Only until their startups are done.
+    pub(super) once: bool,
+    /// That it is over.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Takes the interpreter to its thread and feeds the syncs whose actions it runs.
 ///
 /// # Errors
 /// A source cannot be watched, or a command cannot be understood.
@@ -49,8 +60,7 @@ pub(super) fn start(
     lua: Lua,
     own: Vec<Own>,
     settings: &Settings,
-    insist: bool,
-    once: bool,
+    how: &How,
     told: &Arc<dyn Told>,
 ) -> Result<Begun> {
     let log: Arc<dyn ActionLog> = Arc::clone(told) as Arc<dyn ActionLog>;
@@ -63,10 +73,10 @@ pub(super) fn start(
             max_size: None,
             xattrs: Classes::NONE,
         };
-        let source = Arc::new(Source::open(&entry.source, scope)?);
-        source.watch(WatchChoice::Auto, WatchLimits::default())?;
-        sources.push((place, entry.name.clone(), source));
-        syncs.push(sync(entry, filter, insist));
+        let watch = Some(WatchChoice::Auto);
+        let source = LateSource::new(&entry.name, &entry.source, scope, watch, None);
+        sources.push((place, entry.name.clone(), source.begin(how.patient, &**told)?));
+        syncs.push(sync(entry, filter, how.insist));
         crontabs.push(crontab);
     }
     let options = ActionOptions {
@@ -87,10 +97,18 @@ pub(super) fn start(
             begun.clocks.push(Box::pin(clock::keep(crontab, name.clone(), Arc::clone(told), due)));
         }
         let (actions, log) = (Arc::clone(&begun.actions), Arc::clone(&log));
-        let (called, fed) = (name.clone(), Arc::clone(&source));
+        let (called, late) = (name.clone(), Arc::clone(&source));
+        let (mut stop, once) = (how.stop.clone(), how.once);
         let end = async move {
             let mut overview = actions.overview();
-            let feed = feed(fed, Arc::clone(&actions), number, mode, log);
+            let mut over = overview.clone();
+            let source = tokio::select! {
+                source = late.there(&mut stop) => source,
+                // Another one's script has ended it all.
+                _ = over.wait_for(|now| now.finished.is_some()) => None,
+            };
+            let Some(source) = source else { return Ok(Exit::Done) };
+            let feed = feed(source, Arc::clone(&actions), number, mode, log);
             if once {
                 let started = overview.wait_for(|now| {
                     now.finished.is_some()

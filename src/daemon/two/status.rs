@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
 
 use super::Told;
+use super::late::LateSource;
 use crate::carrier::action::Actions;
 use crate::carrier::tunnel::{State, Tunnel};
 use crate::daemon::statusfile::{
@@ -14,7 +15,6 @@ use crate::daemon::statusfile::{
 };
 use crate::metrics::Step;
 use crate::mirror::pending::{Pending, PendingLine};
-use crate::source::Source;
 
 /// How often it is looked whether there is something to write, at most.
 const LOOK: Duration = Duration::from_millis(200);
@@ -39,7 +39,7 @@ pub(super) struct Watched {
     /// Where it stands in the configuration.
     pub(super) place: usize,
     pub(super) name: String,
-    pub(super) source: Arc<Source>,
+    pub(super) source: Arc<LateSource>,
     pub(super) rules: Vec<String>,
     pub(super) knows: Knows,
 }
@@ -88,6 +88,8 @@ impl Board {
                 source.push(b'/');
             }
             let (count, delays, rules) = match &sync.knows {
+                // It waits for its source.
+                _ if sync.source.now().is_none() => (1, vec![INIT], sync.rules.clone()),
                 Knows::Mirror(mirror) => {
                     let mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     let (count, lines) = match ask(&mirror).await {
@@ -116,7 +118,7 @@ impl Board {
             };
             syncs.push(SyncStatus { name: sync.name.clone(), source, count, delays, rules });
         }
-        let watches = self.syncs.iter().filter_map(|sync| sync.source.watch_status());
+        let watches = self.syncs.iter().filter_map(|sync| sync.source.now()?.watch_status());
         StatusReport {
             at: jiff::Zoned::now(),
             syncs,

@@ -59,3 +59,55 @@ fn a_configuration_that_is_never_through_at_hup_still_lets_it_end() {
     let (code, said) = two.stop(Signal::TERM);
     assert_eq!(code, Some(143), "{said}");
 }
+
+#[test]
+fn sources_that_go_while_hup_loads_are_waited_for_and_others_go_on() {
+    let stage = Stage::new(Way::Local);
+    let (more, gone) = (stage.path("more"), stage.path("gone"));
+    for name in ["a", "b", "c"] {
+        fs::create_dir_all(more.join(name)).unwrap();
+        fs::write(more.join(name).join("first"), "1").unwrap();
+    }
+    let mut two = Two::with(&stage, DIRECT);
+    two.wait_for("finished.");
+    let (one, other, made) = (stage.path("ta"), stage.path("tb"), stage.path("made"));
+    let status = stage.path("status");
+    let config = format!(
+        "settings {{ statusFile = {status:?}, statusInterval = 1 }}
+         {DIRECT}
+         sync {{ default.direct, name = 'A', source = '{0}/a', target = {one:?}, delay = 0 }}
+         sync {{ default.rsync, name = 'B', source = '{0}/b', target = {other:?}, delay = 0,
+                crontab = {{ '* * * * * *' }} }}
+         sync {{ name = 'C', source = '{0}/c', onStartup = 'touch {1}' }}
+         os.rename('{0}', {gone:?})",
+        more.display(),
+        made.display(),
+    );
+    write(&stage, &config);
+    two.signal(Signal::HUP);
+    two.wait_times("finished.", 2);
+    let said = two.said();
+    for name in ["A", "B", "C"] {
+        let line = format!("Error: {name}: cannot open the source {}", more.display());
+        assert_eq!(said.matches(&line).count(), 1, "{said}");
+    }
+    assert!(said.contains("no such file or directory; it is tried again\n"), "{said}");
+    fs::write(stage.s("live"), "1").unwrap();
+    wait_until("the sync that can goes on", || stage.t("live").exists());
+    wait_until("those that wait are in the status", || {
+        let said = fs::read_to_string(&status).unwrap_or_default();
+        said.matches("There are 1 delays\nactive Init ").count() == 3
+    });
+    fs::rename(&gone, &more).unwrap();
+    wait_until("all have begun", || {
+        one.join("first").exists() && other.join("first").exists() && made.exists()
+    });
+    fs::write(more.join("a/live"), "1").unwrap();
+    fs::write(more.join("b/live"), "1").unwrap();
+    wait_until("they are live", || one.join("live").exists() && other.join("live").exists());
+    // A second time, and the end comes while they are waited for.
+    two.signal(Signal::HUP);
+    two.wait_times("it is tried again", 6);
+    let (code, said) = two.stop(Signal::TERM);
+    assert_eq!(code, Some(143), "{said}");
+}
