@@ -23,6 +23,8 @@ mod keys;
 mod line;
 #[path = "two/review.rs"]
 mod review;
+#[path = "two/rows.rs"]
+mod rows;
 
 /// A running program that writes to files.
 pub struct Two {

@@ -162,9 +162,38 @@ fn in_the_foreground_it_has_a_pidfile_too() {
     two.wait_for("finished.");
     let pid = fs::read_to_string(stage.path("l.pid")).unwrap();
     assert_eq!(pid, format!("{}\n", two.child.id()));
+    // Neither a second one in the foreground nor a daemon takes its place.
+    let names = format!("process {} holds it", two.child.id());
+    for words in [&["-nodaemon", "-pidfile", "l.pid", "c.lua"][..], &["-pidfile", "l.pid", "c.lua"]]
+    {
+        let second = launched(&stage, words);
+        assert_eq!(second.status.code(), Some(255), "{}", said(&second));
+        assert!(said(&second).contains(&names), "{}", said(&second));
+    }
+    assert_eq!(fs::read_to_string(stage.path("l.pid")).unwrap(), pid, "as it was");
     let (code, said) = two.stop(Signal::TERM);
     assert_eq!(code, Some(143), "{said}");
     assert!(!stage.path("l.pid").exists());
+}
+
+#[test]
+fn categories_are_those_of_a_daemons_log_too() {
+    let stage = Stage::new(Way::Local);
+    fs::write(stage.s("first"), "1").unwrap();
+    let config = RELATIVE.replace("target = 'target'", "name = 'a\\nb', target = 'target'");
+    write(&stage, &config);
+    let daemon = Daemon::launch(&stage, &["-log", "Exec", "-log", "Debug", "c.lua"]);
+    wait_logged(&stage, " Exec: ");
+    wait_logged(&stage, " Debug: connecting to ");
+    wait_logged(&stage, "finished.");
+    daemon.end(&stage);
+    fs::remove_file(stage.path("l.log")).unwrap();
+    let daemon = Daemon::launch(&stage, &["-log", "scarce", "c.lua"]);
+    fs::write(stage.s("second"), "1").unwrap();
+    wait_until("the file", || stage.t("second").exists());
+    daemon.signal(Signal::TERM);
+    wait_until("the daemon has ended", || !daemon.runs());
+    assert_eq!(log(&stage), "");
 }
 
 #[test]
