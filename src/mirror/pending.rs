@@ -65,6 +65,8 @@ pub(super) fn marked(path: &RelPath, marks: Marks) -> metrics::Step {
         metrics::Step::Create { path, dir: true }
     } else if marks.has(Marks::GONE) {
         metrics::Step::Delete { path, dir: marks.has(Marks::DIR) }
+    } else if marks.has(Marks::NAME.with(Marks::CONTENT)) {
+        metrics::Step::Create { path, dir: false }
     } else if marks.has(Marks::CONTENT) {
         metrics::Step::Update { path }
     } else {

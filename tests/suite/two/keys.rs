@@ -66,7 +66,9 @@ fn the_status_file_says_what_waits_and_when_nothing_does() {
     // An open file keeps what it was: another takes its name.
     let old = fs::File::open(&status).unwrap();
     fs::write(stage.s("later"), "1").unwrap();
-    wait_until("the change is listed", || read().contains("wait   Modify /later\n"));
+    wait_until("the new file is listed", || read().contains("wait   Create /later\n"));
+    fs::write(stage.s("first"), "2").unwrap();
+    wait_until("the change is, too", || read().contains("wait   Modify /first\n"));
     assert!(!read().contains("There are 0 delays"), "{}", read());
     assert_eq!(std::io::read_to_string(old).unwrap(), text);
     assert!(!stage.t("later").exists());
