@@ -5,6 +5,7 @@ use std::time::Duration;
 use lsync_protocol::xattr::Classes;
 
 use super::*;
+use crate::config::rsync::{KEYS, Key, Shape};
 use crate::config::{Attributes, Compress};
 
 /// Loads a configuration in which `SRC` is a directory that is there, from a directory of its own.
@@ -109,6 +110,40 @@ fn the_keys_of_an_entry_mean_what_they_meant() {
     assert_eq!(config.ssh.command.as_deref(), Some(&command[..]), "the system's ssh knows these");
     let config = agent("init = false").unwrap();
     assert_eq!(config.delete, Delete::Running, "a start that is left out deletes nothing");
+}
+
+#[test]
+fn keys_of_rsync_are_to_the_agent_what_the_manual_says() {
+    let manual = include_str!("../../../docs/from-lsyncd-2.md");
+    let table = manual.split("## Keys of rsync = ").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    // The names in backticks that stand before the second bar.
+    let named = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`'));
+    let named: Vec<&str> =
+        named.filter(|name| name.starts_with(|c: char| c.is_alphabetic())).collect();
+    assert!(named.len() > 15 && named.iter().all(|name| Key::find(name).is_ok()), "{named:?}");
+    for key in KEYS {
+        let value = match key.shape {
+            Shape::Letter(_) | Shape::Archive | Shape::Long(_) => "true",
+            Shape::Value(_) => "'1'",
+            Shape::Binary => "'/usr/local/bin/mine'",
+            Shape::Words => "{ '--x' }",
+        };
+        let name = key.name;
+        match agent(&format!("rsync = {{ {name} = {value} }}")) {
+            Ok(_) => assert!(named.contains(&name), "{name} is carried by the agent"),
+            Err(why) => {
+                assert!(!named.contains(&name), "{name}: {why}");
+                assert_eq!(why, format!("rsync, since only rsync has rsync.{name}"));
+            }
+        }
+    }
+    let config =
+        agent("rsync = { one_file_system = true, delete_excluded = true, rsh = 'ssh -4' }")
+            .unwrap();
+    assert!(config.one_file_system && config.delete_excluded);
+    let command = ["ssh", "-4"].map(String::from);
+    assert_eq!(config.ssh.command.as_deref(), Some(&command[..]));
 }
 
 #[test]
