@@ -41,8 +41,8 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
             group: with_archive("group"),
             times: with_archive("times"),
             numeric_ids: false,
-            specials: with_archive("specials"),
-            devices: with_archive("devices"),
+            specials: archive,
+            devices: archive,
             xattrs: Classes::USER
                 .with(Classes::PRIVILEGED)
                 .only_if(yes("xattrs"))
@@ -60,8 +60,8 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
         let said = || format!("rsync.{key}");
         match (key.as_str(), value) {
             (
-                "archive" | "perms" | "owner" | "group" | "times" | "devices" | "specials"
-                | "xattrs" | "acls" | "inplace" | "one_file_system" | "delete_excluded",
+                "archive" | "perms" | "owner" | "group" | "times" | "xattrs" | "acls" | "inplace"
+                | "one_file_system" | "delete_excluded",
                 RsyncValue::Bool(_),
             ) => {}
             ("links", RsyncValue::Bool(false)) => return Err("rsync.links = false".to_owned()),
