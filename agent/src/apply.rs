@@ -4,12 +4,13 @@
 //! under a temporary name and renamed into place, so a reader sees the old or the new, complete.
 //! Two exceptions are told of where they are made: `append` and `inplace`.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lsync_protocol::entry::{Kind, Meta};
-use lsync_protocol::message::{Op, OpId, Outcome};
+use lsync_protocol::message::{Op, OpId, Outcome, Trouble};
 use lsync_protocol::path::RelPath;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use crate::fault::{Call, Faults};
 use crate::meta::{self, Kept, Stat};
 use crate::root::{PATH_DIR, Root};
 use crate::stage::{Names, Stage, Versions};
-use crate::trouble::problem;
+use crate::trouble::{bounded, problem, trouble};
 
 mod append;
 mod dir;
@@ -142,6 +143,8 @@ pub(crate) struct Hand {
     generation: u64,
     /// Directories whose names changed and are to be made durable.
     touched: Vec<Arc<OwnedFd>>,
+    /// There was no room for extended attributes of what is otherwise done.
+    no_room: Cell<Option<Errno>>,
 }
 
 /// The content that comes with an operation.
@@ -155,7 +158,8 @@ pub(crate) struct Content<'a> {
 
 impl Hand {
     pub(crate) fn new(ground: Arc<Ground>) -> Hand {
-        Hand { ground, parents: Vec::new(), generation: 0, touched: Vec::new() }
+        let (parents, touched) = (Vec::new(), Vec::new());
+        Hand { ground, parents, generation: 0, touched, no_room: Cell::default() }
     }
 
     /// Applies one operation; `None` is "done, and nothing to say".
@@ -194,11 +198,45 @@ impl Hand {
                 done
             }
         };
+        let no_room = self.no_room.take();
         match done {
-            Ok(()) => None,
+            Ok(()) => no_room.map(|error| {
+                let Trouble { errno, text } = trouble(error);
+                let text = bounded(format!("extended attributes cannot be set: {text}"));
+                Outcome::Problem(Trouble { errno, text })
+            }),
             Err(Stop::Say(outcome)) => Some(outcome),
-            Err(Stop::Errno(error)) => Some(problem(error)),
+            Err(Stop::Errno(error)) => Some(self.why(op, error)),
         }
+    }
+
+    /// Says what could not be set: what is not permitted once, what has no room with its path.
+    fn kept(&self, kept: Kept) {
+        self.ground.kept(kept);
+        if kept.no_room.is_some() {
+            self.no_room.set(kept.no_room);
+        }
+    }
+
+    /// An error as people understand it: root is "not permitted" what chattr(1) forbids.
+    fn why(&self, op: &Op, error: Errno) -> Outcome {
+        if error == Errno::PERM {
+            let from = match op {
+                Op::Rename { from, .. } => Some(from),
+                _ => None,
+            };
+            let names = [Some(op.path()), from].into_iter().flatten();
+            let above: Vec<RelPath> = names.clone().filter_map(RelPath::parent).collect();
+            for path in names.chain(&above) {
+                let what = self.ground.root.open_name(path).and_then(meta::locked);
+                let Ok(Some(what)) = what else { continue };
+                let Trouble { errno, text } = trouble(error);
+                let shown = if path.is_root() { "the root".to_owned() } else { path.to_string() };
+                let text = bounded(format!("{text}: {shown} is {what}"));
+                return Outcome::Problem(Trouble { errno, text });
+            }
+        }
+        problem(error)
     }
 
     /// Descriptors of directories may lead elsewhere from now on, everybody's.
@@ -367,7 +405,7 @@ fn set_by_name(
         _ => kept = set_unreadable(dir, name, now, want, kept)?,
     }
     ground.kept(kept);
-    Ok(())
+    kept.no_room.map_or(Ok(()), Err)
 }
 
 /// The same for what cannot or must not be opened.

@@ -173,13 +173,15 @@ pub struct Kept {
     pub mode: bool,
     /// Extended attributes or access control lists stayed.
     pub xattrs: bool,
+    /// There was no room for some of them, for this reason.
+    pub no_room: Option<Errno>,
 }
 
 impl Kept {
     /// Did anything stay that should not?
     #[must_use]
     pub fn any(self) -> bool {
-        self.owner || self.mode || self.xattrs
+        self.owner || self.mode || self.xattrs || self.no_room.is_some()
     }
 
     /// Both together.
@@ -189,6 +191,7 @@ impl Kept {
             owner: self.owner || other.owner,
             mode: self.mode || other.mode,
             xattrs: self.xattrs || other.xattrs,
+            no_room: self.no_room.or(other.no_room),
         }
     }
 }
@@ -245,13 +248,17 @@ pub fn set_fd(fd: impl AsFd, now: &Stat, want: &Meta) -> Result<Kept, Errno> {
     const PLAIN: Classes = Classes::USER.with(Classes::PRIVILEGED);
     let at = At::open(&fd);
     let mut widened = false;
-    if let Some(xattrs) = &want.xattrs
-        && !xattr::set(&at, xattrs, PLAIN)?
-    {
+    if let Some(xattrs) = &want.xattrs {
+        let mut set = xattr::set(&at, xattrs, PLAIN)?;
         // Without the right to write not even its owner may.
-        widened = mode_now & 0o200 == 0
-            && rustix::fs::fchmod(fd, Mode::from_raw_mode(mode_now | 0o200)).is_ok();
-        kept.xattrs = !widened || !xattr::set(&at, xattrs, PLAIN)?;
+        if set.xattrs
+            && mode_now & 0o200 == 0
+            && rustix::fs::fchmod(fd, Mode::from_raw_mode(mode_now | 0o200)).is_ok()
+        {
+            widened = true;
+            set = xattr::set(&at, xattrs, PLAIN)?;
+        }
+        kept = kept.and(set);
     }
     let mode = want.mode.map(|mode| mode & 0o7777).or(widened.then_some(mode_now));
     if let Some(mode) = mode
@@ -264,7 +271,7 @@ pub fn set_fd(fd: impl AsFd, now: &Stat, want: &Meta) -> Result<Kept, Errno> {
         }
     }
     if let Some(xattrs) = &want.xattrs {
-        kept.xattrs |= !xattr::set(&at, xattrs, Classes::ACLS)?;
+        kept = kept.and(xattr::set(&at, xattrs, Classes::ACLS)?);
     }
     if let Some(mtime) = want.mtime {
         rustix::fs::futimens(fd, &times(mtime))?;
@@ -297,7 +304,7 @@ pub fn set_name(dir: impl AsFd, name: &[u8], now: &Stat, want: &Meta) -> Result<
     }
     if let Some(xattrs) = &want.xattrs {
         let plain = Classes::USER.with(Classes::PRIVILEGED);
-        kept.xattrs = !xattr::set(&At::name(&dir, name), xattrs, plain)?;
+        kept = kept.and(xattr::set(&At::name(&dir, name), xattrs, plain)?);
     }
     if let Some(mtime) = want.mtime {
         rustix::fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -330,8 +337,20 @@ pub fn set_mode_of(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
 /// The operating system's.
 pub fn set_acl_of(fd: impl AsFd, want: &Meta) -> Result<Kept, Errno> {
     let Some(xattrs) = &want.xattrs else { return Ok(Kept::default()) };
-    let set = xattr::set(&At::path_only(&fd), xattrs, Classes::ACLS)?;
-    Ok(Kept { xattrs: !set, ..Kept::default() })
+    xattr::set(&At::path_only(&fd), xattrs, Classes::ACLS)
+}
+
+/// What keeps even root from changing a thing, in words: chattr(1).
+pub(crate) fn locked(fd: impl AsFd) -> Result<Option<&'static str>, Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(fd, c"", flags, StatxFlags::TYPE)?.stx_attributes;
+    Ok(if found.contains(StatxAttributes::IMMUTABLE) {
+        Some("immutable (chattr -i makes it mutable)")
+    } else if found.contains(StatxAttributes::APPEND) {
+        Some("append-only (chattr -a takes that away)")
+    } else {
+        None
+    })
 }
 
 /// The mask that this process takes from the mode of everything it creates.

@@ -30,7 +30,8 @@ impl Classes {
     /// `user.*`: what programs and people attach to files and directories.
     pub const USER: Classes = Classes(1);
     /// `trusted.*` and `security.*`, which take privileges; without the labels that a host's own
-    /// security policy gives (SELinux, SMACK, IMA, EVM): those of another host mean nothing there.
+    /// security policy gives (SELinux, SMACK, IMA, EVM): those of another host mean nothing there;
+    /// and without what overlayfs and XFS keep there for themselves.
     pub const PRIVILEGED: Classes = Classes(2);
     /// POSIX access control lists.
     pub const ACLS: Classes = Classes(4);
@@ -62,13 +63,15 @@ impl Classes {
     /// The class of an attribute; [`Classes::NONE`] of what is never carried.
     #[must_use]
     pub fn of(name: &[u8]) -> Classes {
-        let labels: [&[u8]; 6] = [
+        // What a host's own policy or a file system made, the latter two in place of lists.
+        let labels: [&[u8]; 7] = [
             b"security.selinux",
             b"security.SMACK64",
             b"security.ima",
             b"security.evm",
             b"security.apparmor",
             b"trusted.overlay.",
+            b"trusted.SGI_ACL_",
         ];
         if name == ACL_ACCESS || name == ACL_DEFAULT {
             Classes::ACLS
@@ -397,6 +400,7 @@ mod tests {
             ("security.capability", Classes::PRIVILEGED),
             ("security.selinux", Classes::NONE),
             ("trusted.overlay.opaque", Classes::NONE),
+            ("trusted.SGI_ACL_FILE", Classes::NONE),
             ("system.posix_acl_access", Classes::ACLS),
             ("system.posix_acl_default", Classes::ACLS),
             ("system.nfs4_acl", Classes::NONE),

@@ -27,6 +27,8 @@ mod bad;
 mod compress;
 #[path = "push/delta.rs"]
 mod delta;
+#[path = "push/filesystems.rs"]
+mod filesystems;
 #[path = "push/first.rs"]
 mod first;
 #[path = "push/grow.rs"]

@@ -143,7 +143,7 @@ impl Hand {
         self.ground.fault(Call::Meta, path)?;
         let mode = meta.mode.map(|mode| self.ground.opened.workable(path, mode & 0o7777));
         let kept = meta::set_fd(fd, &meta::stat_fd(fd)?, &Meta { mode, ..meta.clone() })?;
-        self.ground.kept(kept);
+        self.kept(kept);
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl Hand {
         let times = self.ground.names.times();
         let kept = meta::set_fd(&fd, &meta::stat_fd(&fd)?, &want)?;
         drop(times);
-        self.ground.kept(kept);
+        self.kept(kept);
         if self.ground.fsync {
             super::sync_dir(&fd)?;
         }

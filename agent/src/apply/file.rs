@@ -96,7 +96,7 @@ impl Hand {
     ) -> Result<(), Stop> {
         self.ground.fault(Call::Meta, path)?;
         let kept = meta::set_fd(file, now, want)?;
-        self.ground.kept(kept);
+        self.kept(kept);
         if self.ground.fsync {
             self.ground.fault(Call::Sync, path)?;
             rustix::fs::fsync(file)?;
@@ -209,7 +209,8 @@ impl Hand {
         hash: &Hash,
     ) -> Result<Option<Blocks>, Stop> {
         let stop = &self.ground.stop;
-        let fault = |call| self.ground.fault(call, path);
+        let ground = &self.ground;
+        let fault = |call| ground.fault(call, path);
         if !there.is_some_and(|there| here.borrows_from(&there.before.identity())) {
             here.own(size, stop).map_err(Outcome::Problem)?;
         }
@@ -299,7 +300,7 @@ impl Hand {
         })?;
         self.ground.fault(Call::Meta, path)?;
         let now = meta::stat_name(dir, fresh.name())?;
-        self.ground.kept(meta::set_name(dir, fresh.name(), &now, meta)?);
+        self.kept(meta::set_name(dir, fresh.name(), &now, meta)?);
         Ok(fresh)
     }
 

@@ -56,7 +56,7 @@ impl Hand {
         let now = meta::stat_name(dir, fresh.name())?;
         let mode = meta.mode.unwrap_or(0o666 & !self.ground.umask) & 0o7777;
         let want = Meta { mode: Some(mode), ..meta.clone() };
-        self.ground.kept(set_unreadable(dir, fresh.name(), &now, &want, Kept::default())?);
+        self.kept(set_unreadable(dir, fresh.name(), &now, &want, Kept::default())?);
         Ok(fresh)
     }
 }

@@ -10,6 +10,8 @@ use lsync_protocol::xattr::{Classes, MAX_BYTES, Xattr, Xattrs};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::Kept;
+
 /// Where a thing is, for calls about its attributes.
 pub(crate) enum At<'a> {
     /// Open for reading or writing.
@@ -129,20 +131,26 @@ pub(crate) fn read(at: &At<'_>, classes: Classes) -> Result<Option<Xattrs>, Errn
     Xattrs::new(classes, all).map(Some).map_err(|_| Errno::TOOBIG)
 }
 
-/// Makes those of some classes what they are to be; `false` if one of them may not be set.
+/// Makes those of some classes what they are to be; says what stayed otherwise because it is not
+/// permitted, or because there is no room for it: a file system has far less for them than for
+/// content, which is no reason to go without the content.
 ///
 /// # Errors
-/// The operating system's, but for what is not permitted here.
-pub(crate) fn set(at: &At<'_>, want: &Xattrs, classes: Classes) -> Result<bool, Errno> {
+/// The operating system's, but for that.
+pub(crate) fn set(at: &At<'_>, want: &Xattrs, classes: Classes) -> Result<Kept, Errno> {
     let classes = classes.both(want.classes());
+    let mut kept = Kept::default();
     if !classes.any() {
-        return Ok(true);
+        return Ok(kept);
     }
-    let mut done = true;
     let mut note = |result: Result<(), Errno>| match result {
         Ok(()) | Err(Errno::NODATA) => Ok(()),
         Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-            done = false;
+            kept.xattrs = true;
+            Ok(())
+        }
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::TOOBIG | Errno::RANGE)) => {
+            kept.no_room = Some(error);
             Ok(())
         }
         Err(error) => Err(error),
@@ -159,7 +167,7 @@ pub(crate) fn set(at: &At<'_>, want: &Xattrs, classes: Classes) -> Result<bool, 
             note(at.set(&one.name, &one.value))?;
         }
     }
-    Ok(done)
+    Ok(kept)
 }
 
 /// Which classes a file system holds, as far as this process may set them; found out on a file
@@ -224,7 +232,7 @@ mod tests {
             vec![],
         ] {
             let want = Xattrs::new(USER, all).unwrap();
-            assert!(set(&at, &want, USER).unwrap());
+            assert_eq!(set(&at, &want, USER).unwrap(), Kept::default());
             assert_eq!(read(&at, USER).unwrap().unwrap().all(), want.all());
         }
         // What is there already is not set again: that would change its ctime.
