@@ -44,6 +44,8 @@ pub struct World {
     pub auth_sock: Option<PathBuf>,
     /// This program's own file.
     pub exe: Option<PathBuf>,
+    /// What new files do not get, as bits of a mode.
+    pub umask: u32,
     /// Standard output is a terminal.
     pub stdout_terminal: bool,
     /// Standard error is a terminal.
@@ -65,6 +67,7 @@ impl World {
             user: account.or_else(login),
             auth_sock: var("SSH_AUTH_SOCK").map(PathBuf::from),
             exe: std::env::current_exe().ok(),
+            umask: lsync_agent::meta::current_umask(),
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal: std::io::stderr().is_terminal(),
         }

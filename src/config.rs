@@ -5,15 +5,18 @@
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lsync_protocol::xattr::Classes;
 
 use crate::filter::Filter;
+use mapping::Mapping;
 
 pub mod crontab;
 pub mod guard;
 pub mod lua;
+pub mod mapping;
 pub mod near;
 pub mod rsync;
 pub mod settings;
@@ -206,6 +209,8 @@ pub struct MirrorConfig {
     pub filter: Filter,
     /// Which attributes are carried.
     pub attributes: Attributes,
+    /// What owners and permissions become on the way.
+    pub mapping: Arc<Mapping>,
     /// Directories on other file systems are not entered.
     pub one_file_system: bool,
     /// Larger files are not mirrored.
@@ -249,6 +254,7 @@ impl MirrorConfig {
             mkpath: false,
             filter: Filter::default(),
             attributes: Attributes::default(),
+            mapping: Arc::default(),
             one_file_system: false,
             max_size: None,
             bwlimit: None,

@@ -35,6 +35,7 @@ use lsync_protocol::xattr::{Classes, Xattr};
 
 use crate::collate::{Batch, Collate, Follow, Marks, Step};
 use crate::config::Delete;
+use crate::config::mapping::Mapping;
 use crate::error::{Exit, Problem};
 use crate::filter::Filter;
 use crate::plan::Planned;
@@ -93,6 +94,8 @@ pub struct Rules {
     pub wanted: Wanted,
     /// Owners by number.
     pub numeric_ids: bool,
+    /// What owners and permissions become on the way.
+    pub mapping: Arc<Mapping>,
     /// How walks compare.
     pub quick: Quick,
     /// How often the whole tree is walked.
@@ -210,6 +213,8 @@ pub struct Mirror {
     left_out: bool,
     /// It was said that extended attributes are left out.
     xattrs_said: bool,
+    /// It was said that owners cannot become others.
+    unmapped_said: bool,
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
@@ -227,7 +232,7 @@ impl Mirror {
         Mirror {
             collate: Collate::new(rules.delay, DIRTY_MAX),
             guard: Guard::new(rules.max_delete),
-            owners: Owners::new(rules.numeric_ids),
+            owners: Owners::new(rules.numeric_ids, &rules.mapping),
             problems: Problems::new(if rules.once { 2 } else { u32::MAX }),
             rules,
             flights: Flights::default(),
@@ -256,6 +261,7 @@ impl Mirror {
             next_root_check: None,
             left_out: false,
             xattrs_said: false,
+            unmapped_said: false,
             moved: Moved::default(),
             origins: Origins::default(),
             there: BTreeMap::new(),
@@ -428,6 +434,16 @@ impl Mirror {
     /// The target's agent is there: what is dirty can go.
     fn connected(&mut self, welcome: &Welcome, now: Instant) {
         self.held = Some(Held::new(self.rules.wanted, &welcome.holds));
+        let maps = &self.rules.mapping;
+        let maps_owners = !maps.users.is_empty() || !maps.groups.is_empty();
+        if maps_owners && !welcome.holds.chown && !self.unmapped_said {
+            self.unmapped_said = true;
+            self.say(Report::Warning(
+                "owners do not become others: the target's agent may not give files away \
+                 (CAP_CHOWN is missing; root has it)"
+                    .to_owned(),
+            ));
+        }
         let root = welcome.root.as_ref();
         self.root_entry = root.map(|root| root.entry.clone());
         let standing = (welcome.boot, root.map(|root| root.identity));

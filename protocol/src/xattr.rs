@@ -285,6 +285,41 @@ impl Xattrs {
     }
 }
 
+impl Xattrs {
+    /// With an access control list as chmod(2) would leave it: what the owner, the mask (without
+    /// one, the group) and others may is the mode's.
+    #[must_use]
+    pub fn with_mode(&self, mode: u32) -> Xattrs {
+        const USER_OBJ: u16 = 0x01;
+        const GROUP_OBJ: u16 = 0x04;
+        const MASK: u16 = 0x10;
+        const OTHER: u16 = 0x20;
+        let change = |one: &Xattr| {
+            if one.name != ACL_ACCESS {
+                return one.clone();
+            }
+            let mut value = one.value.clone();
+            let masked = acl_entries(&value).any(|entry| entry.tag == MASK);
+            for (at, entry) in acl_entries(&one.value).enumerate() {
+                let perm = match entry.tag {
+                    USER_OBJ => mode >> 6 & 7,
+                    MASK => mode >> 3 & 7,
+                    GROUP_OBJ if !masked => mode >> 3 & 7,
+                    OTHER => mode & 7,
+                    _ => continue,
+                };
+                let place = ACL_HEADER + at * 8 + 2;
+                value[place..place + 2].copy_from_slice(&(perm as u16).to_le_bytes());
+            }
+            Xattr { name: one.name.clone(), value }
+        };
+        if self.all().iter().all(|one| one.name != ACL_ACCESS) {
+            return self.clone();
+        }
+        Xattrs::sorted(self.classes, self.all().iter().map(change).collect())
+    }
+}
+
 impl PartialEq for Xattrs {
     fn eq(&self, other: &Xattrs) -> bool {
         self.classes == other.classes && self.digest() == other.digest()
@@ -458,6 +493,27 @@ mod tests {
         assert_eq!(user.all(), [one("user.a", b"1"), one("user.b", b"3")]);
         assert_eq!(set.of(Classes::ACLS), Xattrs::none(Classes::ACLS));
         assert_eq!(set.of(ALL), set);
+    }
+
+    #[test]
+    fn a_list_follows_a_mode_as_chmod_has_it() {
+        const ME: u32 = u32::MAX;
+        let name = "system.posix_acl_access";
+        for (list, want) in [
+            (
+                vec![(1, 7, ME), (2, 4, 10), (4, 5, ME), (0x10, 7, ME), (0x20, 4, ME)],
+                vec![(1, 6, ME), (2, 4, 10), (4, 5, ME), (0x10, 4, ME), (0x20, 0, ME)],
+            ),
+            (
+                vec![(1, 7, ME), (4, 5, ME), (0x20, 4, ME)],
+                vec![(1, 6, ME), (4, 4, ME), (0x20, 0, ME)],
+            ),
+        ] {
+            let set = |list: &[_]| Xattrs::new(ALL, vec![one(name, &acl(list))]).unwrap();
+            assert_eq!(set(&list).with_mode(0o640), set(&want));
+        }
+        let other = Xattrs::new(ALL, vec![one("user.a", b"1")]).unwrap();
+        assert_eq!(other.with_mode(0o640), other);
     }
 
     #[test]

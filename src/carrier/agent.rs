@@ -36,10 +36,22 @@ use self::squeeze::Squeeze;
 use self::window::Window;
 use super::{Carried, Carrier};
 use crate::config::Compress;
+use crate::config::mapping::Mapping;
 use crate::plan::Planned;
 use crate::source::{OwnerNames, Source};
 
 pub use handshake::{Greeted, greet};
+
+/// How a mirror is carried.
+#[derive(Debug, Clone, Default)]
+pub struct CarrierOptions {
+    /// How many bytes a second leave at most, on average.
+    pub rate: Option<NonZeroU64>,
+    /// Which content is compressed.
+    pub compress: Compress,
+    /// What permissions become on the way: content may be newer than what was planned.
+    pub mapping: Arc<Mapping>,
+}
 
 /// What several tasks of one carrier share.
 #[derive(Debug)]
@@ -83,6 +95,8 @@ struct Shared {
     far: bool,
     /// Files there are written into: what stands at its place needs not be written.
     inplace: bool,
+    /// What permissions become on the way.
+    mapping: Arc<Mapping>,
     /// Operations that name what was put together from a base.
     deltas: Mutex<BTreeMap<OpId, RelPath>>,
     /// Files that came out wrong by a delta: the next time they go whole.
@@ -196,10 +210,10 @@ impl AgentCarrier {
     pub fn start(
         greeted: Greeted,
         source: Arc<Source>,
-        rate: Option<NonZeroU64>,
-        compress: Compress,
+        options: CarrierOptions,
         events: mpsc::Sender<Carried>,
     ) -> Self {
+        let CarrierOptions { rate, compress, mapping } = options;
         let Greeted { link, welcome, key, inplace } = greeted;
         // Whatever it grants, no more than we care to have on the way.
         let small_all = welcome.small.clamp(1, 16 << 20);
@@ -227,6 +241,7 @@ impl AgentCarrier {
             key,
             far: !link.near,
             inplace,
+            mapping,
             deltas: Mutex::default(),
             whole: Mutex::default(),
             piece: limit::piece(rate),

@@ -320,14 +320,20 @@ pub(super) struct AttributeArgs {
     /// Leave out device files
     #[arg(long)]
     pub(super) no_devices: bool,
-    #[arg(long, value_name = "USER:GROUP", help = later!("Give everything to this owner and group"))]
+    /// Give everything to this user and group of the target; either may be left out
+    #[arg(long, value_name = "USER:GROUP")]
     pub(super) chown: Option<OsString>,
-    #[arg(long, value_name = "MAP", help = later!("Other users on the target"))]
+    /// Other users on the target, FROM:TO,…: names, numbers, ranges of them (0-99:nobody) or
+    /// patterns (*:web), as rsync has it; the first that matches counts
+    #[arg(long, value_name = "MAP")]
     pub(super) usermap: Option<OsString>,
-    #[arg(long, value_name = "MAP", help = later!("Other groups on the target"))]
+    /// Other groups on the target, in the same way
+    #[arg(long, value_name = "MAP")]
     pub(super) groupmap: Option<OsString>,
-    #[arg(long, value_name = "CHANGES", help = later!("Other permissions on the target"))]
-    pub(super) chmod: Option<OsString>,
+    /// Other permissions on the target, as rsync has it: D755,F644, go-w, a+rX …; may be given more
+    /// than once
+    #[arg(long, value_name = "CHANGES")]
+    pub(super) chmod: Vec<OsString>,
 }
 
 /// How content is compared and brought over.

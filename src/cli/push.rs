@@ -2,10 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
 use lsync_protocol::xattr::Classes;
+
+use crate::config::mapping::{Mapping, OwnerMap};
 
 use super::args::{AgentArgs, OutputArgs, PushArgs, ReachArgs, Watch, When};
 use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
@@ -56,6 +59,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         mkpath: run.mkpath,
         filter,
         attributes: attributes(args),
+        mapping: Arc::new(mapping(args, world)?),
         one_file_system: args.rules.one_file_system,
         max_size: optional("--max-size", args.rules.max_size.as_deref(), value::size)?,
         bwlimit: optional("--bwlimit", args.transfer.bwlimit.as_deref(), value::rate)?.flatten(),
@@ -140,22 +144,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
         (args.rules.cvs_exclude, "--cvs-exclude", "use --exclude-from FILE"),
         (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
         (
-            agent && args.attributes.chown.is_some(),
-            "--chown",
-            "--no-owner --no-group leave both alone",
-        ),
-        (agent && args.attributes.usermap.is_some(), "--usermap", "--no-owner leaves owners alone"),
-        (
-            agent && args.attributes.groupmap.is_some(),
-            "--groupmap",
-            "--no-group leaves groups alone",
-        ),
-        (
-            agent && args.attributes.chmod.is_some(),
-            "--chmod",
-            "--no-perms leaves permissions alone",
-        ),
-        (
             agent && args.transfer.checksum,
             "--checksum",
             "live changes are never judged by size and time",
@@ -168,6 +156,58 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
         Some((_, option, hint)) => Err(not_yet(option).hint(hint)),
         None => Ok(()),
     }
+}
+
+/// What owners and permissions become. What is not carried cannot become anything.
+fn mapping(args: &PushArgs, world: &World) -> Result<Mapping> {
+    let asked = &args.attributes;
+    let conflicts = [
+        (asked.chown.is_some() && asked.usermap.is_some(), "--chown", "--usermap"),
+        (asked.chown.is_some() && asked.groupmap.is_some(), "--chown", "--groupmap"),
+        (asked.usermap.is_some() && asked.no_owner, "--usermap", "--no-owner"),
+        (asked.groupmap.is_some() && asked.no_group, "--groupmap", "--no-group"),
+        (!asked.chmod.is_empty() && asked.no_perms, "--chmod", "--no-perms"),
+    ];
+    if let Some((_, one, other)) = conflicts.into_iter().find(|(both, _, _)| *both) {
+        return Err(Error::usage(format!("{one} does not go with {other}"))
+            .hint(format!("leave out one of {one} and {other}")));
+    }
+    let mut mapping = Mapping::default();
+    let text = |option: &str, given: &OsStr| -> Result<String> {
+        let text = given.to_str().map(str::to_owned);
+        text.ok_or_else(|| bad(option, &given.to_string_lossy(), "it is not UTF-8"))
+    };
+    if let Some(given) = &asked.chown {
+        let text = text("--chown", given)?;
+        let (user, group) = text.split_once(':').unwrap_or((&text, ""));
+        for (to, map, off, option) in [
+            (user, &mut mapping.users, asked.no_owner, "--no-owner"),
+            (group, &mut mapping.groups, asked.no_group, "--no-group"),
+        ] {
+            if !to.is_empty() && off {
+                return Err(Error::usage(format!("--chown {text} does not go with {option}"))
+                    .hint("--chown USER and --chown :GROUP say one of both"));
+            }
+            if !to.is_empty() {
+                *map = OwnerMap::all(to).map_err(|why| bad("--chown", &text, &why.to_string()))?;
+            }
+        }
+    }
+    for (option, given, map) in [
+        ("--usermap", &asked.usermap, &mut mapping.users),
+        ("--groupmap", &asked.groupmap, &mut mapping.groups),
+    ] {
+        if let Some(given) = given {
+            let text = text(option, given)?;
+            *map = OwnerMap::parse(&text).map_err(|why| bad(option, &text, &why.to_string()))?;
+        }
+    }
+    for given in &asked.chmod {
+        let text = text("--chmod", given)?;
+        let added = mapping.chmod.add(&text, world.umask);
+        added.map_err(|why| bad("--chmod", &text, &why.to_string()))?;
+    }
+    Ok(mapping)
 }
 
 fn attributes(args: &PushArgs) -> Attributes {

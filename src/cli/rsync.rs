@@ -139,11 +139,14 @@ fn options(args: &PushArgs, base: &MirrorConfig) -> Result<RsyncOptions> {
     ] {
         set(key, RsyncValue::Bool(yes));
     }
+    // One after the other is what commas mean, too.
+    let chmod = asked.chmod.join(OsStr::new(","));
+    let chmod = (!chmod.is_empty()).then_some(chmod);
     let texts = [
         ("chown", &asked.chown),
         ("usermap", &asked.usermap),
         ("groupmap", &asked.groupmap),
-        ("chmod", &asked.chmod),
+        ("chmod", &chmod),
     ];
     for (key, value) in texts {
         if let Some(text) = value {

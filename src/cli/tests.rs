@@ -24,6 +24,7 @@ fn place() -> Place {
         user: Some("me".to_owned()),
         auth_sock: Some("/tmp/agent.sock".into()),
         exe: Some("/usr/bin/lsyncd".into()),
+        umask: 0o022,
         stdout_terminal: false,
         stderr_terminal: true,
     };
@@ -243,10 +244,6 @@ fn what_is_not_there_yet_says_so() {
         (&["--checksum"][..], "--checksum"),
         (&["--verify-every", "5"], "--verify-every"),
         (&["-C"], "--cvs-exclude"),
-        (&["--chown", "a:b"], "--chown"),
-        (&["--usermap=a:b"], "--usermap"),
-        (&["--groupmap=a:b"], "--groupmap"),
-        (&["--chmod=a+r"], "--chmod"),
         (&["-L"], "--copy-links"),
         (&["--trash", "x"], "--trash"),
         (&["--control", "x"], "--control"),
@@ -263,6 +260,25 @@ fn what_is_not_there_yet_says_so() {
     }
     let (text, ..) = place.error(&["agent", "authorize"]);
     assert_eq!(text, "lsyncd agent authorize is not there yet");
+}
+
+#[test]
+fn mappings_are_read_and_do_not_contradict() {
+    let place = place();
+    for (line, said) in [
+        (&["--chown=a:b", "--usermap=1:2"][..], "--chown does not go with --usermap"),
+        (&["--chown=:b", "--groupmap=1:2"], "--chown does not go with --groupmap"),
+        (&["--chown=a", "--no-owner"], "--chown a does not go with --no-owner"),
+        (&["--chown=:b", "--no-group"], "--chown :b does not go with --no-group"),
+        (&["--chmod=755", "--no-perms"], "--chmod does not go with --no-perms"),
+        (&["--usermap=a"], "bad --usermap 'a': 'a' is not FROM:TO"),
+        (
+            &["--chmod=u+q"],
+            "bad --chmod 'u+q': 'u+q' is no change of permissions such as D755, Fg-w or a+rX",
+        ),
+    ] {
+        assert_eq!(place.refused(line).0, said);
+    }
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn by_agent(
     if entry.tunnel.is_some() {
         return Ok(Err("tunnel".to_owned()));
     }
-    let mut asked = match agent::asked(entry) {
+    let mut asked = match agent::asked(entry, world.umask) {
         Ok(asked) => asked,
         Err(only) => return Ok(Err(only)),
     };
@@ -299,6 +299,7 @@ fn by_agent(
             delete_excluded: asked.delete_excluded,
             filter: filter.clone().delete_excluded(asked.delete_excluded),
             attributes: asked.attributes,
+            mapping: Arc::new(asked.mapping),
             one_file_system: asked.one_file_system,
             bwlimit: asked.bwlimit,
             compress: asked.compress,

@@ -9,10 +9,15 @@ use std::collections::{BTreeSet, HashMap};
 use lsync_protocol::entry::{Entry, Held, Named};
 use lsync_protocol::xattr::{Classes, Owner, Xattrs};
 
+use crate::config::mapping::{Chmod, Mapping};
+
 /// What is known of owners' numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     numeric: bool,
+    /// There are maps: then root is nobody special, and numbers are asked about, too.
+    maps: (bool, bool),
+    chmod: Chmod,
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
     asked: Unasked,
@@ -34,8 +39,9 @@ impl Unasked {
 }
 
 impl Owners {
-    pub(crate) fn new(numeric: bool) -> Owners {
-        Owners { numeric, ..Owners::default() }
+    pub(crate) fn new(numeric: bool, mapping: &Mapping) -> Owners {
+        let maps = (!mapping.users.is_empty(), !mapping.groups.is_empty());
+        Owners { numeric, maps, chmod: mapping.chmod.clone(), ..Owners::default() }
     }
 
     /// Which numbers of these entries are not known yet.
@@ -46,31 +52,31 @@ impl Owners {
     ) -> Unasked {
         let mut unasked = Unasked::default();
         let lists = held.xattrs().both(Classes::ACLS).any();
-        if self.numeric || !(held.owners() || held.groups() || lists) {
+        let (users, groups) = (self.maps.0 || !self.numeric, self.maps.1 || !self.numeric);
+        if !(users || groups) || !(held.owners() || held.groups() || lists) {
             return unasked;
         }
+        // Root is root everywhere, unless a map says otherwise.
+        let user = |id: u32| users && (id != 0 || self.maps.0) && !self.users.contains_key(&id);
+        let group = |id: u32| groups && (id != 0 || self.maps.1) && !self.groups.contains_key(&id);
         for entry in entries {
             if let Some(uid) = entry.meta.uid
                 && held.owners()
-                && uid != 0
-                && !self.users.contains_key(&uid)
+                && user(uid)
             {
                 unasked.users.insert(uid);
             }
             if let Some(gid) = entry.meta.gid
                 && held.groups()
-                && gid != 0
-                && !self.groups.contains_key(&gid)
+                && group(gid)
             {
                 unasked.groups.insert(gid);
             }
             for owner in entry.meta.xattrs.iter().flat_map(Xattrs::owners) {
                 match owner {
-                    Owner::User(0) | Owner::Group(0) => {}
-                    Owner::User(id) if self.users.contains_key(&id) => {}
-                    Owner::Group(id) if self.groups.contains_key(&id) => {}
-                    Owner::User(id) => drop(unasked.users.insert(id)),
-                    Owner::Group(id) => drop(unasked.groups.insert(id)),
+                    Owner::User(id) if user(id) => drop(unasked.users.insert(id)),
+                    Owner::Group(id) if group(id) => drop(unasked.groups.insert(id)),
+                    _ => {}
                 }
             }
         }
@@ -91,22 +97,23 @@ impl Owners {
         self.groups.extend(groups.iter().copied());
     }
 
-    /// Rewrites an entry's owners to the target's numbers.
+    /// Rewrites an entry's owners to the target's numbers, and its permissions to what they become.
     pub(crate) fn map(&self, entry: &mut Entry) {
-        // Root is root everywhere, whatever a name table says.
-        let to = |known: &HashMap<u32, u32>, id: u32| match id {
-            0 => 0,
-            id => known.get(&id).copied().unwrap_or(id),
-        };
-        if !self.numeric {
-            entry.meta.uid = entry.meta.uid.map(|uid| to(&self.users, uid));
-            entry.meta.gid = entry.meta.gid.map(|gid| to(&self.groups, gid));
-            if let Some(xattrs) = &mut entry.meta.xattrs {
-                *xattrs = xattrs.with_owners(|owner| match owner {
-                    Owner::User(id) => to(&self.users, id),
-                    Owner::Group(id) => to(&self.groups, id),
-                });
-            }
+        // What was not asked about stays as it is.
+        let to = |known: &HashMap<u32, u32>, id: u32| known.get(&id).copied().unwrap_or(id);
+        let meta = &mut entry.meta;
+        meta.uid = meta.uid.map(|uid| to(&self.users, uid));
+        meta.gid = meta.gid.map(|gid| to(&self.groups, gid));
+        if let Some(xattrs) = &mut meta.xattrs {
+            *xattrs = xattrs.with_owners(|owner| match owner {
+                Owner::User(id) => to(&self.users, id),
+                Owner::Group(id) => to(&self.groups, id),
+            });
+        }
+        if let Some(mode) = meta.mode.filter(|_| !self.chmod.is_empty()) {
+            let mode = self.chmod.apply(entry.kind, mode);
+            meta.mode = Some(mode);
+            meta.xattrs = meta.xattrs.as_ref().map(|xattrs| xattrs.with_mode(mode));
         }
     }
 
@@ -124,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_number_that_the_target_says_nothing_of_is_not_asked_for_ever() {
-        let mut owners = Owners::new(false);
+        let mut owners = Owners::new(false, &Mapping::default());
         let unasked = Unasked { users: BTreeSet::from([7, 8]), groups: BTreeSet::from([9]) };
         owners.ask(&unasked);
         owners.learn(&[(7, 70)], &[]);

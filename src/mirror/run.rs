@@ -1,7 +1,7 @@
 //! The loop of one mirror: waits in one place, names what came, and performs what
 //! [`Mirror::handle`] decides. It decides nothing itself but when to connect again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::connect::{Connected, Greeting, back_off, connect};
 use super::pending::{Asked, Pending};
 use super::{Effect, Event, Mirror, Report, Rules, Totals, Unasked};
-use crate::carrier::agent::AgentCarrier;
+use crate::carrier::agent::{AgentCarrier, CarrierOptions};
 use crate::carrier::{Carried, Carrier};
 use crate::collate::Batch;
 use crate::config::MirrorConfig;
+use crate::config::mapping::{OwnerMap, To};
 use crate::error::{Error, Exit, Result};
 use crate::link::Remote;
 use crate::metrics::{self, Counter, Metrics, Notice, Step};
@@ -124,6 +125,9 @@ enum Link {
     Down(Instant),
 }
 
+/// The source's numbers and the target's.
+type Numbers = Vec<(u32, u32)>;
+
 struct Loop {
     running: Running,
     mirror: Mirror,
@@ -137,6 +141,12 @@ struct Loop {
     walk: Option<(u64, mpsc::Receiver<Found>)>,
     /// Numbers of owners that the target was asked about.
     asking: Unasked,
+    /// Numbers that need not be asked about, till the others are told.
+    known: (Numbers, Numbers),
+    /// The target was asked whether it knows whom maps name.
+    names_tried: bool,
+    /// It does not.
+    refused: Option<Error>,
     began: Instant,
     traffic: (u64, u64),
     finish: Option<Exit>,
@@ -169,6 +179,7 @@ pub async fn run(running: Running) -> Result<Exit> {
         filter: Arc::new(config.filter.clone()),
         wanted: super::wanted(config.attributes),
         numeric_ids: config.attributes.numeric_ids,
+        mapping: Arc::clone(&config.mapping),
         quick: if config.size_only { Quick::Size } else { Quick::SizeAndTime },
         rescan: config.rescan.map(jittered),
         once: running.once || running.dry_run,
@@ -193,6 +204,9 @@ pub async fn run(running: Running) -> Result<Exit> {
         looked,
         walk: None,
         asking: Unasked::default(),
+        known: Default::default(),
+        names_tried: false,
+        refused: None,
         began: Instant::now(),
         traffic: (0, 0),
         finish: None,
@@ -294,6 +308,9 @@ impl Loop {
             }
             Came::Carried(carried) => {
                 let event = self.event(carried);
+                if let Some(error) = self.refused.take() {
+                    return Err(error);
+                }
                 self.handle(event);
             }
             Came::Names(names) => self.names(&names),
@@ -354,11 +371,16 @@ impl Loop {
         let (events, said) = mpsc::channel(1024);
         let source = Arc::clone(&self.running.source);
         let config = &self.running.config;
-        let (rate, compress) = (config.bwlimit, config.compress);
-        let carrier = AgentCarrier::start(connected.greeted, source, rate, compress, events);
+        let options = CarrierOptions {
+            rate: config.bwlimit,
+            compress: config.compress,
+            mapping: Arc::clone(&config.mapping),
+        };
+        let carrier = AgentCarrier::start(connected.greeted, source, options, events);
         self.link = Link::Up { carrier, said, told: false, _remote: connected.remote };
         self.up_since = Some(Instant::now());
         self.asking = Unasked::default();
+        self.names_tried = false;
         if self.connected_once {
             self.count(Counter::Reconnects, 1);
             self.notice(|mirror| Notice::Reconnected { mirror });
@@ -478,26 +500,67 @@ impl Loop {
         self.count(Counter::Walks, 1);
     }
 
-    /// Names of the source's owners were looked up: the target is asked for its numbers. Those
-    /// without a name keep theirs.
+    /// Names of the source's owners were looked up, and who becomes somebody else is known: the
+    /// target is asked for its numbers. Those without a name keep theirs.
     fn names(&mut self, names: &OwnerNames) {
-        let nameless = |ids: &BTreeSet<u32>, named: &std::collections::BTreeMap<u32, String>| {
-            ids.iter().filter(|id| !named.contains_key(id)).map(|&id| (id, id)).collect()
+        let config = &self.running.config;
+        let mapping = Arc::clone(&config.mapping);
+        let numeric = config.attributes.numeric_ids;
+        let sort = |ids: &BTreeSet<u32>, named: &BTreeMap<u32, String>, map: &OwnerMap| {
+            let (mut ask, mut known) = (BTreeMap::new(), Vec::new());
+            for &id in ids {
+                let name = named.get(&id).filter(|_| !numeric).map_or("", String::as_str);
+                match map.find(id, name) {
+                    Some(To::Id(to)) => known.push((id, *to)),
+                    Some(To::Name(to)) => drop(ask.insert(id, to.clone())),
+                    None if id == 0 || name.is_empty() => known.push((id, id)),
+                    None => drop(ask.insert(id, name.to_owned())),
+                }
+            }
+            (ask, known)
         };
-        let users: Vec<(u32, u32)> = nameless(&self.asking.users, &names.users);
-        let groups: Vec<(u32, u32)> = nameless(&self.asking.groups, &names.groups);
-        if !(names.users.is_empty() && names.groups.is_empty())
-            && let Link::Up { carrier, .. } = &mut self.link
-        {
-            carrier.ask_names(names);
-        }
-        for (id, _) in &users {
+        let (mut users, known_users) = sort(&self.asking.users, &names.users, &mapping.users);
+        let (mut groups, known_groups) = sort(&self.asking.groups, &names.groups, &mapping.groups);
+        for (id, _) in &known_users {
             self.asking.users.remove(id);
         }
-        for (id, _) in &groups {
+        for (id, _) in &known_groups {
             self.asking.groups.remove(id);
         }
-        self.handle(Event::NameIds { users, groups });
+        if users.is_empty() && groups.is_empty() {
+            return self.handle(Event::NameIds { users: known_users, groups: known_groups });
+        }
+        // Somebody whom nobody knows keeps the number that was asked about: of whom a map names that
+        // must be told from having that very number.
+        if !self.names_tried {
+            self.names_tried = true;
+            users.extend((0..).map(|at| u32::MAX - at).zip(mapping.users.names()));
+            groups.extend((0..).map(|at| u32::MAX - at).zip(mapping.groups.names()));
+        }
+        // All of them are told together: until then nothing is compared.
+        self.known = (known_users, known_groups);
+        if let Link::Up { carrier, .. } = &mut self.link {
+            carrier.ask_names(&OwnerNames { users, groups });
+        }
+    }
+
+    /// Nobody on the target has a name that a map gives: files would go to somebody else.
+    fn unknown_name(
+        &self,
+        told: &[(u32, u32)],
+        map: &OwnerMap,
+        what: &str,
+        option: &str,
+    ) -> Result<()> {
+        let tried = (0..).map(|at| u32::MAX - at).zip(map.names());
+        for (number, name) in tried {
+            if told.contains(&(number, number)) {
+                let target = &self.running.config.target;
+                return Err(Error::failed(format!("{target} knows no {what} {name}"))
+                    .hint(format!("{option} gives files to names of the target, or to numbers")));
+            }
+        }
+        Ok(())
     }
 
     fn event(&mut self, carried: Carried) -> Event {
@@ -512,6 +575,16 @@ impl Loop {
             }
             Carried::NoList { request, why } => Event::NoList { request, why },
             Carried::NameIds { mut users, mut groups } => {
+                let mapping = &self.running.config.mapping;
+                let known = self
+                    .unknown_name(&users, &mapping.users, "user", "--usermap or --chown")
+                    .and(self.unknown_name(
+                        &groups,
+                        &mapping.groups,
+                        "group",
+                        "--groupmap or --chown",
+                    ));
+                self.refused = known.err();
                 // What the target does not know keeps its number; nothing is asked for ever.
                 let rest = |asked: &BTreeSet<u32>, told: &mut Vec<(u32, u32)>| {
                     let known: BTreeSet<u32> = told.iter().map(|(id, _)| *id).collect();
@@ -521,6 +594,9 @@ impl Loop {
                 rest(&self.asking.users, &mut users);
                 rest(&self.asking.groups, &mut groups);
                 self.asking = Unasked::default();
+                let (known_users, known_groups) = std::mem::take(&mut self.known);
+                users.extend(known_users);
+                groups.extend(known_groups);
                 Event::NameIds { users, groups }
             }
             Carried::Acked { done, outcomes } => {

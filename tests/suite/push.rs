@@ -43,6 +43,8 @@ mod lanes;
 mod links;
 #[path = "push/live.rs"]
 mod live;
+#[path = "push/mapping.rs"]
+mod mapping;
 #[path = "push/moved.rs"]
 mod moved;
 #[path = "push/problems.rs"]

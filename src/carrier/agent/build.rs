@@ -19,6 +19,7 @@ use super::transfer::Staged;
 use super::versions::Note;
 use super::{Order, Shared, locked};
 use crate::carrier::{Carried, NotBuilt};
+use crate::config::mapping::Chmod;
 use crate::error::plain;
 use crate::plan::Planned;
 
@@ -157,7 +158,7 @@ fn weight(order: &Order) -> u64 {
 /// Reads and encodes one slice.
 fn slice_of(shared: &Shared, slice: Vec<Order>) -> Built {
     let mut built = Built::default();
-    let mut run = Run::new(&shared.squeeze);
+    let mut run = Run::new(&shared.squeeze, &shared.mapping.chmod);
     let mut root: Option<Root> = None;
     for order in slice {
         match order {
@@ -277,9 +278,9 @@ fn plain_op(planned: Planned) -> Option<Op> {
 }
 
 /// Attributes as planned, brought up to date with what was seen when the content was read.
-pub(super) fn fresh(planned: Meta, seen: &Entry) -> Meta {
+pub(super) fn fresh(planned: Meta, seen: &Entry, chmod: &Chmod) -> Meta {
     Meta {
-        mode: planned.mode.and(seen.meta.mode.map(|mode| mode & 0o7777)),
+        mode: planned.mode.and(seen.meta.mode.map(|mode| chmod.apply(seen.kind, mode))),
         mtime: planned.mtime.and(seen.meta.mtime),
         ..planned
     }
@@ -307,7 +308,7 @@ fn content(
     };
     match read {
         Ok(small) => {
-            let meta = fresh(meta, &small.entry);
+            let meta = fresh(meta, &small.entry, run.chmod);
             let file = Op::File { path, size: small.content.len() as u32, meta };
             let op = match replaces {
                 Some(old) => Op::Replace { old, new: Box::new(file) },
@@ -336,6 +337,7 @@ fn content(
 #[derive(Debug)]
 struct Run<'a> {
     squeeze: &'a Squeeze,
+    chmod: &'a Chmod,
     first: OpId,
     ops: Vec<Op>,
     raw: Vec<u8>,
@@ -345,8 +347,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn new(squeeze: &Squeeze) -> Run<'_> {
-        Run { squeeze, first: 0, ops: Vec::new(), raw: Vec::new(), attributes: 0, cost: 0 }
+    fn new<'a>(squeeze: &'a Squeeze, chmod: &'a Chmod) -> Run<'a> {
+        Run { squeeze, chmod, first: 0, ops: Vec::new(), raw: Vec::new(), attributes: 0, cost: 0 }
     }
 
     fn push(&mut self, id: OpId, op: Op, content: &[u8], built: &mut Built) {

@@ -204,7 +204,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::carrier::agent::{AgentCarrier, Greeted};
+    use crate::carrier::agent::{AgentCarrier, CarrierOptions, Greeted};
     use crate::carrier::{Carried, Carrier};
     use crate::config::Compress;
     use crate::link::Link;
@@ -256,8 +256,12 @@ mod tests {
             };
             let (events, _events) = mpsc::channel(100);
             let greeted = Greeted { link: link_here, welcome, key: [0; 32], inplace: false };
-            let rate = NonZeroU64::new(rate);
-            let carrier = AgentCarrier::start(greeted, source, rate, compress, events);
+            let options = CarrierOptions {
+                rate: NonZeroU64::new(rate),
+                compress,
+                ..CarrierOptions::default()
+            };
+            let carrier = AgentCarrier::start(greeted, source, options, events);
             Far { dir, carrier, link, _events, start: Instant::now() }
         }
 

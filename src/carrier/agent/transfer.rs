@@ -358,7 +358,7 @@ async fn one(
         body: brought.body,
         opened: file.path,
         mtime: brought.entry.meta.mtime,
-        meta: fresh(file.meta, &brought.entry),
+        meta: fresh(file.meta, &brought.entry, &shared.mapping.chmod),
         hash: brought.hash,
         replaces: file.replaces,
         version: brought.version,

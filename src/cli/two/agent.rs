@@ -3,6 +3,7 @@
 use lsync_protocol::xattr::Classes;
 
 use crate::config::lua::{Entry, Way};
+use crate::config::mapping::{Mapping, OwnerMap};
 use crate::config::rsync::RsyncValue;
 use crate::config::{Attributes, Compress, value};
 
@@ -15,6 +16,8 @@ pub(super) struct Asked {
     pub(super) inplace: bool,
     pub(super) one_file_system: bool,
     pub(super) delete_excluded: bool,
+    /// What owners and permissions become.
+    pub(super) mapping: Mapping,
     /// `rsh`: run this instead of speaking ssh ourselves.
     pub(super) rsh: Option<Vec<String>>,
     /// Keys that mean nothing to an agent, and why that is no loss.
@@ -25,7 +28,7 @@ pub(super) struct Asked {
 pub(super) type OnlyRsync = String;
 
 /// Reads the keys.
-pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
+pub(super) fn asked(entry: &Entry, umask: u32) -> Result<Asked, OnlyRsync> {
     let keys = &entry.rsync;
     let yes = |key: &str| keys.get(key) == Some(&RsyncValue::Bool(true));
     let archive = yes("archive");
@@ -53,6 +56,7 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
         inplace: yes("inplace"),
         one_file_system: yes("one_file_system"),
         delete_excluded: yes("delete_excluded"),
+        mapping: Mapping::default(),
         rsh: None,
         idle: Vec::new(),
     };
@@ -81,6 +85,11 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
                 asked.rsh = Some(value::words(text).map_err(|_| said())?);
             }
             ("_extra", RsyncValue::List(words)) if words.is_empty() => {}
+            ("chown" | "usermap" | "groupmap" | "chmod", RsyncValue::Text(text)) => {
+                // What cannot be read rsync explains best.
+                let text = text.to_str().ok_or_else(said)?;
+                asked.map(key, text, umask).ok_or_else(said)?;
+            }
             (key, value) if says_nothing(value) && !key.starts_with('_') => {}
             (key, _) => match idle(key) {
                 Some(why) => asked.idle.push((said(), why)),
@@ -89,6 +98,38 @@ pub(super) fn asked(entry: &Entry) -> Result<Asked, OnlyRsync> {
         }
     }
     Ok(asked)
+}
+
+impl Asked {
+    /// Takes a mapping in; `None` where it is none, or of what is not carried.
+    fn map(&mut self, key: &str, text: &str, umask: u32) -> Option<()> {
+        let carried = &self.attributes;
+        let Mapping { users, groups, chmod } = &mut self.mapping;
+        let free = |map: &OwnerMap| map.is_empty().then_some(());
+        match key {
+            "chown" => {
+                let (user, group) = text.split_once(':').unwrap_or((text, ""));
+                for (to, map, carried) in
+                    [(user, users, carried.owner), (group, groups, carried.group)]
+                {
+                    if !to.is_empty() {
+                        free(map)?;
+                        *map = OwnerMap::all(to).ok().filter(|_| carried)?;
+                    }
+                }
+            }
+            "usermap" => {
+                free(users)?;
+                *users = OwnerMap::parse(text).ok().filter(|_| carried.owner)?;
+            }
+            "groupmap" => {
+                free(groups)?;
+                *groups = OwnerMap::parse(text).ok().filter(|_| carried.group)?;
+            }
+            _ => carried.perms.then_some(()).and_then(|()| chmod.add(text, umask).ok())?,
+        }
+        Some(())
+    }
 }
 
 fn says_nothing(value: &RsyncValue) -> bool {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lsync_protocol::entry::Kind;
 use lsync_protocol::xattr::Classes;
 
 use super::*;
@@ -67,6 +68,22 @@ fn an_upgrade_brings_no_attribute_that_lsyncd_2_left_alone() {
     ];
     for (keys, attributes) in table {
         assert_eq!(agent(keys).unwrap().attributes, attributes, "{keys}");
+    }
+}
+
+#[test]
+fn owners_and_permissions_become_others_where_they_are_carried() {
+    let all = agent("rsync = { archive = true, chown = 'a:b', chmod = 'D755,F644' }").unwrap();
+    let mapping = &all.mapping;
+    assert!(!mapping.users.is_empty() && !mapping.groups.is_empty());
+    assert_eq!(mapping.chmod.apply(Kind::File, 0o600), 0o644);
+    for keys in [
+        "rsync = { chmod = '755' }",
+        "rsync = { owner = true, chown = 'a:b' }",
+        "rsync = { archive = true, chown = 'a', usermap = '1:2' }",
+        "rsync = { archive = true, usermap = 'nonsense' }",
+    ] {
+        assert!(agent(keys).unwrap_err().starts_with("rsync, since only rsync has"), "{keys}");
     }
 }
 

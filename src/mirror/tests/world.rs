@@ -218,6 +218,7 @@ pub(super) fn rules() -> Rules {
             devices: true,
             xattrs: Classes::NONE,
         },
+        mapping: Arc::default(),
         numeric_ids: true,
         quick: Quick::SizeAndTime,
         rescan: None,
