@@ -40,6 +40,8 @@ pub struct World {
     pub home: Option<PathBuf>,
     /// The user's login name.
     pub user: Option<String>,
+    /// `CVSIGNORE`.
+    pub cvsignore: Option<OsString>,
     /// `SSH_AUTH_SOCK`.
     pub auth_sock: Option<PathBuf>,
     /// This program's own file.
@@ -65,6 +67,7 @@ impl World {
             cwd: std::env::current_dir().unwrap_or_default(),
             home: std::env::home_dir().filter(|home| home.is_absolute()),
             user: account.or_else(login),
+            cvsignore: var("CVSIGNORE"),
             auth_sock: var("SSH_AUTH_SOCK").map(PathBuf::from),
             exe: std::env::current_exe().ok(),
             umask: lsync_agent::meta::current_umask(),

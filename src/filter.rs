@@ -5,25 +5,39 @@
 //! Rules have two sides, as rsync's: what they *send*, and what they let be *deleted* on the
 //! target. `- x` does both: it neither sends `x` nor deletes it.
 //!
+//! A `dir-merge` rule stands for the rules of a file in each directory. What these files say is
+//! [compiled](Filter::compile) and [learned](Filter::learn) directory by directory, by whoever can
+//! read them; what was not learned of a directory is taken to be without rules of its own.
+//!
 //! Pure: files of rules are read by the caller. Names are bytes.
 
-use std::fmt;
-
-use lsync_protocol::path::{Escaped, RelPath};
+use lsync_protocol::path::RelPath;
 
 #[cfg(test)]
 mod against_rsync;
+mod local;
+mod merge;
 mod parse;
 mod pattern;
+mod rule;
 
-use pattern::Pattern;
+use local::Local;
+use merge::DirMerge;
 
+pub use local::DirRules;
+pub use merge::{Above, CvsIgnore, Nothing, Outside};
 pub use parse::{BadRule, Why};
+pub use rule::{Origin, Rule};
 
-/// The rules of one mirror, in order; the first that matches decides.
+/// The rules of one mirror, in order; the first that matches decides. A clone has its own
+/// knowledge of what directories say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    rules: Vec<Rule>,
+    lines: Vec<Line>,
+    /// The files in directories that `dir-merge` rules speak of.
+    merges: Vec<DirMerge>,
+    /// What they say.
+    local: Local,
     /// Rules that name no side only decide what is sent (`--delete-excluded`).
     delete_excluded: bool,
     /// The absolute path of the source without its first slash and with one at its end: what
@@ -31,58 +45,67 @@ pub struct Filter {
     above: Vec<u8>,
 }
 
-/// One rule.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// It lets a name through (`+`, `S`, `R`) or holds it back (`-`, `H`, `P`).
-    include: bool,
-    sides: Sides,
-    /// Matches what its pattern does not.
-    negated: bool,
-    /// Matches against the absolute path on this host.
-    absolute: bool,
-    /// Falls when the directory that its name is in is deleted.
-    perishable: bool,
-    pattern: Pattern,
-    /// As a person would write it.
-    text: Vec<u8>,
-}
-
-/// What a rule decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sides {
-    /// Both, unless `--delete-excluded` takes the deletions from it.
-    Both,
-    /// What is sent: `H` and `S`.
-    Sender,
-    /// What may be deleted: `P` and `R`.
-    Receiver,
+/// One place in the order of rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Line {
+    Rule(Rule),
+    /// The rules of the files of this [`DirMerge`].
+    Merge(usize),
 }
 
 /// What the rules say about one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict<'a> {
+pub struct Verdict {
     /// It is mirrored.
     pub sent: bool,
     /// It may be deleted on the target when it is not mirrored or not there.
     pub deletable: bool,
     /// It may be deleted together with its directory: perishable rules do not count then.
     pub deletable_with_dir: bool,
-    /// The rule that decided whether it is sent; `None`: no rule matches, it is.
-    pub rule: Option<&'a Rule>,
-    /// The rule that decided whether it may be deleted.
-    pub delete_rule: Option<&'a Rule>,
 }
 
-impl Verdict<'static> {
+impl Verdict {
     /// What holds where no rule matches.
-    const OPEN: Verdict<'static> = Verdict {
-        sent: true,
-        deletable: true,
-        deletable_with_dir: true,
-        rule: None,
-        delete_rule: None,
-    };
+    const OPEN: Verdict = Verdict { sent: true, deletable: true, deletable_with_dir: true };
+}
+
+/// What a rule that matches has decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decided {
+    Sent,
+    Deletable,
+    WithDir,
+}
+
+/// Why a name is mirrored or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What the rules say.
+    pub verdict: Verdict,
+    /// The rule that decided whether it is sent; `None`: no rule matches, it is.
+    pub rule: Option<RuleThere>,
+    /// The rule that decided whether it may be deleted.
+    pub delete_rule: Option<RuleThere>,
+}
+
+/// A rule, and what it matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleThere {
+    /// The rule; its text and where it came from.
+    pub rule: Rule,
+    /// The name it matched: the one asked for, or a directory above it.
+    pub path: RelPath,
+}
+
+/// Hears which rule decided what, and of which name.
+type By<'a> = &'a mut dyn FnMut(Decided, &Rule, &[u8]);
+
+/// What has been decided about a name so far, rule by rule.
+struct Open {
+    verdict: Verdict,
+    sent: bool,
+    deletable: bool,
+    with_dir: bool,
 }
 
 impl Filter {
@@ -108,131 +131,193 @@ impl Filter {
     /// Are there no rules?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.lines.is_empty()
     }
 
-    /// The rules, in order.
-    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter()
+    /// The rules, in order, as a person would write them; they can be parsed again.
+    pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.iter().map(|line| match line {
+            Line::Rule(rule) => rule.text(),
+            Line::Merge(merge) => self.merges[*merge].text(),
+        })
+    }
+
+    /// Drops all rules so far.
+    fn clear(&mut self) {
+        self.lines.clear();
+        self.merges.clear();
     }
 
     /// What the rules say about `path` itself. The caller came from the root and knows that every
     /// directory above it is sent; the root itself is always.
     #[must_use]
-    pub fn verdict(&self, path: &RelPath, is_dir: bool) -> Verdict<'_> {
-        self.decide(path.as_bytes(), is_dir)
+    pub fn verdict(&self, path: &RelPath, is_dir: bool) -> Verdict {
+        self.decide(path.as_bytes(), is_dir, &mut |_, _| {})
     }
 
     /// What the rules say about `path` when nothing is known of the directories above it. It is
     /// not sent when one of them is not, and not deletable when it is in a directory that is
     /// neither sent nor deletable.
     #[must_use]
-    pub fn verdict_deep(&self, path: &RelPath, is_dir: bool) -> Verdict<'_> {
-        if self.rules.is_empty() {
+    pub fn verdict_deep(&self, path: &RelPath, is_dir: bool) -> Verdict {
+        self.deep(path, is_dir, &mut |_, _, _| {})
+    }
+
+    /// Which rules decide about `path`, as [`Filter::verdict_deep`] does.
+    #[must_use]
+    pub fn decision(&self, path: &RelPath, is_dir: bool) -> Decision {
+        let (mut rule, mut delete_rule) = (None, None);
+        let verdict = self.deep(path, is_dir, &mut |decided, by: &Rule, at: &[u8]| {
+            let path = RelPath::new(at).ok();
+            let there = path.map(|path| RuleThere { rule: by.clone(), path });
+            match decided {
+                Decided::Sent => rule = there,
+                Decided::Deletable | Decided::WithDir => delete_rule = there,
+            }
+        });
+        Decision { verdict, rule, delete_rule }
+    }
+
+    /// [`Filter::verdict_deep`], and which rule decided what of the name asked for.
+    fn deep(&self, path: &RelPath, is_dir: bool, by: By<'_>) -> Verdict {
+        if self.lines.is_empty() {
             return Verdict::OPEN;
         }
         let bytes = path.as_bytes();
-        // The rule that holds a directory above back, once there is one; what is beneath it can
-        // only be deleted together with it.
-        let mut held_back: Option<Option<&Rule>> = None;
+        // A directory above is held back; what is beneath it can only be deleted together with it.
+        let mut held_back = false;
         for (at, _) in bytes.iter().enumerate().filter(|&(_, &b)| b == b'/') {
-            let above = self.decide(&bytes[..at], true);
+            let dir = &bytes[..at];
+            let above = self.decide(dir, true, &mut |_, _| {});
             let stays = match held_back {
-                None if above.sent => continue,
-                None => !above.deletable,
-                Some(_) => !above.deletable_with_dir,
+                false if above.sent => continue,
+                false => !above.deletable,
+                true => !above.deletable_with_dir,
             };
-            let rule = *held_back.get_or_insert(above.rule);
+            let with_dir = held_back;
+            if !held_back || stays {
+                self.decide(dir, true, &mut |decided, rule| match decided {
+                    Decided::Sent if !with_dir => by(Decided::Sent, rule, dir),
+                    Decided::Deletable if stays && !with_dir => by(decided, rule, dir),
+                    Decided::WithDir if stays && with_dir => by(decided, rule, dir),
+                    _ => {}
+                });
+            }
+            held_back = true;
             if stays {
-                return Verdict {
-                    sent: false,
-                    deletable: false,
-                    deletable_with_dir: false,
-                    rule,
-                    delete_rule: above.delete_rule,
-                };
+                return Verdict { sent: false, deletable: false, deletable_with_dir: false };
             }
         }
-        let mut verdict = self.decide(bytes, is_dir);
-        if let Some(rule) = held_back {
+        let mut verdict = self.decide(bytes, is_dir, &mut |decided, rule| match decided {
+            Decided::Sent if !held_back => by(decided, rule, bytes),
+            Decided::Deletable if !held_back => by(decided, rule, bytes),
+            Decided::WithDir if held_back => by(decided, rule, bytes),
+            _ => {}
+        });
+        if held_back {
             verdict.sent = false;
-            verdict.rule = rule;
             verdict.deletable = verdict.deletable_with_dir;
         }
         verdict
     }
 
-    /// Can the rules say something else about what is in a directory once it is called
-    /// differently? If not, a rename of it needs no fresh look at its content.
-    #[must_use]
-    pub fn looks_at_directories(&self) -> bool {
-        self.rules.iter().any(|rule| rule.pattern.looks_at_directories())
-    }
-
-    fn decide(&self, path: &[u8], is_dir: bool) -> Verdict<'_> {
-        let mut verdict = Verdict::OPEN;
+    fn decide(&self, path: &[u8], is_dir: bool, by: &mut dyn FnMut(Decided, &Rule)) -> Verdict {
+        let mut open = Open { verdict: Verdict::OPEN, sent: true, deletable: true, with_dir: true };
         if path.is_empty() {
-            return verdict;
+            return open.verdict;
         }
-        let (mut send_open, mut delete_open, mut with_dir_open) = (true, true, true);
-        for rule in &self.rules {
-            let (sends, deletes) = match rule.sides {
-                Sides::Both => (true, !self.delete_excluded),
-                Sides::Sender => (true, false),
-                Sides::Receiver => (false, true),
-            };
-            let sends = send_open && sends;
-            let with_dir = with_dir_open && deletes && !rule.perishable;
-            let deletes = delete_open && deletes;
-            if !(sends || deletes || with_dir) || !rule.matches(&self.above, path, is_dir) {
-                continue;
+        let local = (!self.merges.is_empty()).then(|| self.local.read());
+        for line in &self.lines {
+            match line {
+                Line::Rule(rule) => {
+                    let matches = || rule.matches(&self.above, path, 0, is_dir);
+                    open.ask(rule, self.delete_excluded, matches, by);
+                }
+                Line::Merge(at) => {
+                    let Some(local) = &local else { continue };
+                    self.ask_files(*at, local, (path, is_dir), &mut open, by);
+                }
             }
-            if sends {
-                verdict.sent = rule.include;
-                verdict.rule = Some(rule);
-                send_open = false;
-            }
-            if deletes {
-                verdict.deletable = rule.include;
-                verdict.delete_rule = Some(rule);
-                delete_open = false;
-            }
-            if with_dir {
-                verdict.deletable_with_dir = rule.include;
-                with_dir_open = false;
-            }
-            if !(send_open || delete_open || with_dir_open) {
+            if !(open.sent || open.deletable || open.with_dir) {
                 break;
             }
         }
-        verdict
+        open.verdict
+    }
+
+    /// The rules of the files of one `dir-merge`: those in the directory of the name, then those
+    /// that it inherits.
+    fn ask_files(
+        &self,
+        at: usize,
+        local: &local::Known,
+        (path, is_dir): (&[u8], bool),
+        open: &mut Open,
+        by: &mut dyn FnMut(Decided, &Rule),
+    ) {
+        let merge = &self.merges[at];
+        let mut end = path.iter().rposition(|&b| b == b'/');
+        loop {
+            let dir = end.map_or(&b""[..], |end| &path[..end]);
+            if let Some(list) = local.get(dir).and_then(|rules| rules.lists.get(at)) {
+                let base = end.map_or(0, |end| end + 1);
+                for rule in &list.rules {
+                    let matches = || rule.matches(&self.above, path, base, is_dir);
+                    open.ask(rule, self.delete_excluded, matches, by);
+                }
+                if list.cleared {
+                    return;
+                }
+            }
+            if !merge.inherits() {
+                return;
+            }
+            let Some(was) = end else { break };
+            end = path[..was].iter().rposition(|&b| b == b'/');
+        }
+        for (dir, list) in &merge.above {
+            for rule in &list.rules {
+                let matches = || rule.matches_from_above(&self.above, *dir, path, is_dir);
+                open.ask(rule, self.delete_excluded, matches, by);
+            }
+            if list.cleared {
+                return;
+            }
+        }
     }
 }
 
-impl Rule {
-    /// As a person would write it, `- *.o`; it can be parsed again.
-    #[must_use]
-    pub fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    fn matches(&self, above: &[u8], path: &[u8], is_dir: bool) -> bool {
-        let above = if self.absolute { above } else { b"" };
-        let kind_fits = is_dir || !self.pattern.only_dirs;
-        (kind_fits && self.pattern.matches(above, path, is_dir)) != self.negated
-    }
-}
-
-/// As a person would write it, `- *.o`, with what is not text escaped.
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Escaped(&self.text))
-    }
-}
-
-impl fmt::Debug for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rule({self})")
+impl Open {
+    /// Asks a rule about what is still undecided.
+    fn ask(
+        &mut self,
+        rule: &Rule,
+        delete_excluded: bool,
+        matches: impl FnOnce() -> bool,
+        by: &mut dyn FnMut(Decided, &Rule),
+    ) {
+        let (sends, deletes) = rule.sides(delete_excluded);
+        let sends = self.sent && sends;
+        let with_dir = self.with_dir && deletes && !rule.is_perishable();
+        let deletes = self.deletable && deletes;
+        if !(sends || deletes || with_dir) || !matches() {
+            return;
+        }
+        if sends {
+            self.verdict.sent = rule.includes();
+            self.sent = false;
+            by(Decided::Sent, rule);
+        }
+        if deletes {
+            self.verdict.deletable = rule.includes();
+            self.deletable = false;
+            by(Decided::Deletable, rule);
+        }
+        if with_dir {
+            self.verdict.deletable_with_dir = rule.includes();
+            self.with_dir = false;
+            by(Decided::WithDir, rule);
+        }
     }
 }
 
@@ -242,6 +327,10 @@ mod tests {
 
     fn filter(rules: &[&str]) -> Filter {
         Filter::parse(rules.iter().map(|r| r.as_bytes())).unwrap()
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
     }
 
     /// `sd` sent and deletable, `s-`, `-d`, `--`; deep.
@@ -308,23 +397,52 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_names_its_rule() {
-        let filter = filter(&["+ *.c", "-,s /x\n*"]);
-        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
-        let rule = |p: &str| filter.verdict_deep(&path(p), false).rule.map(ToString::to_string);
-        assert_eq!(rule("a.c"), Some("+ *.c".to_owned()));
-        assert_eq!(rule("x\ny/z.h"), Some("H /x\\n*".to_owned()));
-        assert_eq!(rule("z"), None);
+    fn the_rules_that_decide_are_named() {
+        let mut filter = filter(&["+ *.c", "-,s /x\n*", "P keep", "- d/"]);
+        let file = Origin::File { name: b"rules"[..].into(), line: 0 };
+        filter.add_file(b"# mine\n\n*.o\nq\n", false, &file).unwrap();
+        let rules = filter.compile(&path("m"), |_| None).unwrap();
+        assert_eq!(rules, None, "there is nothing to be read");
+        let shown = |there: Option<RuleThere>| {
+            there.map_or("-".to_owned(), |t| format!("{} ({}) {}", t.rule, t.rule.origin(), t.path))
+        };
+        // Name, sent, the rule for that, deletable, the rule for that.
+        let table = [
+            ("a.c", true, "+ *.c (--filter) a.c", true, "+ *.c (--filter) a.c"),
+            ("x\ny/z.h", false, "H /x\\n* (--filter) x\\ny", true, "-"),
+            (
+                "x\ny/keep",
+                false,
+                "H /x\\n* (--filter) x\\ny",
+                false,
+                "P keep (--filter) x\\ny/keep",
+            ),
+            ("d/keep/z", false, "- d/ (--filter) d", false, "- d/ (--filter) d"),
+            ("e/f.o", false, "- *.o (rules:3) e/f.o", false, "- *.o (rules:3) e/f.o"),
+            ("keep", true, "-", false, "P keep (--filter) keep"),
+            ("z", true, "-", true, "-"),
+        ];
+        for (name, sent, by, deletable, delete_by) in table {
+            let decision = filter.decision(&path(name), false);
+            assert_eq!(
+                (decision.verdict.sent, shown(decision.rule)),
+                (sent, by.to_owned()),
+                "{name}"
+            );
+            let deletes = (decision.verdict.deletable, shown(decision.delete_rule));
+            assert_eq!(deletes, (deletable, delete_by.to_owned()), "{name}");
+        }
         assert!(filter.verdict(&path("x\ny/z"), false).sent, "only the name itself was asked for");
     }
 
     #[test]
-    fn rules_that_look_at_directories_are_told_from_those_that_do_not() {
-        assert!(!filter(&["- *.o", "+ b/"]).looks_at_directories());
-        for rule in ["- /a", "- a/b", "- a**", "-/ /x"] {
-            assert!(filter(&[rule]).looks_at_directories(), "{rule}");
-        }
+    fn nothing_is_asked_of_directories_without_such_rules() {
         assert!(Filter::default().is_empty());
         assert!(!filter(&["- a"]).is_empty());
+        assert!(!filter(&["- a"]).reads_directories());
+        assert!(!filter(&[": .r", "!", "- a"]).reads_directories());
+        let filter = filter(&[": .r", ":n- .s", ":e .r"]);
+        assert_eq!(filter.rule_files(), [b".r", b".s"]);
+        assert!(filter.is_rule_file(&path("a/.r")) && !filter.is_rule_file(&path("a/.r/b")));
     }
 }

@@ -256,7 +256,8 @@ pub(super) struct RuleArgs {
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, action = clap::ArgAction::Append)]
     pub(super) include: Vec<OsString>,
 
-    /// A rule as rsync writes them: '- PATTERN', '+ PATTERN', 'P PATTERN' (protect) …
+    /// A rule as rsync writes them: '- PATTERN', '+ PATTERN', 'P PATTERN' (protect), '. FILE'
+    /// (rules from FILE), ': NAME' (rules from the file NAME in each directory) …
     #[arg(long, value_name = "RULE", allow_hyphen_values = true, action = clap::ArgAction::Append)]
     pub(super) filter: Vec<OsString>,
 
@@ -268,7 +269,9 @@ pub(super) struct RuleArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, action = clap::ArgAction::Append)]
     pub(super) include_from: Vec<PathBuf>,
 
-    #[arg(short = 'C', long, help = later!("Leave out what CVS would"))]
+    /// Leave out what CVS does: its own list, $HOME/.cvsignore, $CVSIGNORE and the .cvsignore of
+    /// each directory; these stand behind all other rules
+    #[arg(short = 'C', long)]
     pub(super) cvs_exclude: bool,
 
     /// Delete on the target what the rules leave out

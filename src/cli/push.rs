@@ -25,7 +25,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
     let source = place::source(&args.source, &world.cwd)?;
     let ssh = ssh(&args.reach, world)?;
     let agent = agent_options(&args.reach, world)?;
-    let filter = rules::filter(matches, &world.cwd)?
+    let filter = rules::filter(matches, &source, world)?
         .delete_excluded(args.rules.delete_excluded)
         .at_root(source.as_os_str().as_bytes());
     let run = &args.run;
@@ -141,7 +141,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
         (args.run.verify_every.is_some(), "--verify-every", ""),
         (args.run.trash.is_some(), "--trash", "--delete no keeps what the source no longer has"),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
-        (args.rules.cvs_exclude, "--cvs-exclude", "use --exclude-from FILE"),
         (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
         (
             agent && args.transfer.checksum,

@@ -108,7 +108,7 @@ fn mirror(args: &PushArgs, base: &MirrorConfig, name: &str, target: &OsStr) -> R
         max_delete: base.max_delete,
         allow_empty: base.allow_empty,
         options: options(args, base)?,
-        filters: base.filter.rules().map(|rule| rule.text().to_vec()).collect(),
+        filters: base.filter.texts().map(<[u8]>::to_vec).collect(),
         filter: base.filter.clone(),
         one_file_system: base.one_file_system,
         max_size: base.max_size,

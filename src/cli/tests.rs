@@ -18,10 +18,12 @@ fn place() -> Place {
     let cwd = root.path().canonicalize().unwrap();
     std::fs::create_dir(cwd.join("src")).unwrap();
     std::fs::write(cwd.join("rules"), "# mine\n*.tmp\n+ keep\n").unwrap();
+    std::fs::write(cwd.join("rules2"), "; mine\nP g\n").unwrap();
     let world = World {
         cwd,
         home: Some("/home/me".into()),
         user: Some("me".to_owned()),
+        cvsignore: None,
         auth_sock: Some("/tmp/agent.sock".into()),
         exe: Some("/usr/bin/lsyncd".into()),
         umask: 0o022,
@@ -200,11 +202,13 @@ fn rules_keep_their_order() {
         "--exclude",
         "- f",
         "--include-from=rules",
+        "--filter=merge rules2",
     ]);
-    let rules: Vec<String> = mirror.filter.rules().map(ToString::to_string).collect();
+    let rules: Vec<String> =
+        mirror.filter.texts().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
     assert_eq!(
         rules,
-        ["+ a", "- *.tmp", "+ keep", "- b", "- c", "+ d", "P e", "- f", "+ *.tmp", "+ keep"]
+        ["+ a", "- *.tmp", "+ keep", "- b", "- c", "+ d", "P e", "- f", "+ *.tmp", "+ keep", "P g"]
     );
 }
 
@@ -243,7 +247,6 @@ fn what_is_not_there_yet_says_so() {
     for (line, option) in [
         (&["--checksum"][..], "--checksum"),
         (&["--verify-every", "5"], "--verify-every"),
-        (&["-C"], "--cvs-exclude"),
         (&["-L"], "--copy-links"),
         (&["--trash", "x"], "--trash"),
         (&["--control", "x"], "--control"),
@@ -341,14 +344,14 @@ fn what_is_wrong_is_said_with_a_hint() {
         ),
         (
             &["--filter", "x y"],
-            "bad filter rule 'x y': it must begin with one of + - P R H S !".to_owned(),
+            "bad filter rule 'x y': it must begin with one of + - P R H S . : !".to_owned(),
             "such as --filter '- *.o', or shorter: --exclude '*.o'",
         ),
         (
-            &["--filter", ": .rsync-filter"],
-            "bad filter rule ': .rsync-filter': rules that are read from files by a rule (merge, dir-merge) are not there yet"
+            &["--filter", ": a/b"],
+            "bad filter rule ': a/b': a file that is read in each directory is a name, or a name behind one slash"
                 .to_owned(),
-            "use --exclude-from FILE",
+            "rsync's manual",
         ),
         (&["--exclude="], "bad filter rule '': the pattern is missing".to_owned(), "rsync's manual"),
     ];
@@ -360,7 +363,7 @@ fn what_is_wrong_is_said_with_a_hint() {
     std::fs::write(place.world.cwd.join("bad"), "a\n- \n").unwrap();
     assert_eq!(
         place.refused(&["--exclude-from=bad"]).0,
-        "bad filter rule '- ': the pattern is missing in bad"
+        "bad filter rule '- ' in bad:2: the pattern is missing"
     );
     let (text, _, exit) = place.error(&["push", "--exclude-from", "none", "src", "h:d"]);
     assert_eq!(text, "cannot read the rules in none: no such file or directory");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use mlua::Lua;
 
 use super::legacy::{self, CommandLine, LineSync};
-use super::{World, place, shown};
+use super::{World, place, rules, shown};
 use crate::carrier::action::{self, ActionLog};
 use crate::config::crontab::Crontab;
 use crate::config::lua::{Entry, Program, Reader, Way};
@@ -20,7 +20,7 @@ use crate::config::settings::Settings;
 use crate::config::{AgentOptions, Delete, MirrorConfig, SshOptions, Target, guard};
 use crate::daemon::two::{Carried, Setup, TwoMirror};
 use crate::error::{Error, Result};
-use crate::filter::Filter;
+use crate::filter::{Filter, Origin};
 
 mod agent;
 mod check;
@@ -164,8 +164,10 @@ fn resolve(
     let name = entry.name.clone();
     let here = |error: Error| in_entry(&name, &error);
     let mut filter = Filter::default();
-    for rule in &entry.rules {
-        filter.add_rule(rule).map_err(|error| {
+    let mut files = rules::Files { source: &entry.source, world };
+    for (at, rule) in entry.rules.iter().enumerate() {
+        let origin = Origin::given(if at < entry.filters { "filter" } else { "exclude" });
+        filter.read_rule(rule, &origin, &mut files).map_err(|error| {
             here(
                 Error::failed(error.to_string())
                     .hint("rsync's manual describes these rules under FILTER RULES"),

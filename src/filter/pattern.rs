@@ -46,6 +46,8 @@ pub(super) struct Pattern {
     /// It is nothing but `ending`.
     literal: bool,
     against: Against,
+    /// It began with a slash.
+    pub(super) anchored: bool,
     /// It ended in a slash: only directories match.
     pub(super) only_dirs: bool,
     /// It begins with `**`, which may also stand for nothing before the first slash.
@@ -101,12 +103,16 @@ impl Pattern {
             .collect();
         ending.reverse();
         let literal = ending.len() == tokens.len();
-        Pattern { tokens, ending, literal, against, only_dirs, leading_stars, trailing_stars }
-    }
-
-    /// Does what it says depend on the directories a name is in?
-    pub(super) fn looks_at_directories(&self) -> bool {
-        self.against != Against::Name
+        Pattern {
+            tokens,
+            ending,
+            literal,
+            against,
+            anchored,
+            only_dirs,
+            leading_stars,
+            trailing_stars,
+        }
     }
 
     /// Does it match the path, given that its kind fits? `before` is what an absolute rule puts

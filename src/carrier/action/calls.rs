@@ -194,13 +194,13 @@ fn push_whole(state: &mut State, number: usize, change: Change) -> Result<u64> {
 fn rule_calls(lua: &Lua, host: &Arc<Host>, table: &Table) -> Result<()> {
     call!(lua, table, host, "rule", |state, (number, rule): (usize, LuaString)| {
         let sync = sync(&mut state, number)?;
-        let mut rules: Vec<Vec<u8>> = sync.filter.rules().map(|r| r.text().to_vec()).collect();
+        let mut rules: Vec<Vec<u8>> = sync.filter.texts().map(<[u8]>::to_vec).collect();
         rules.push(rule.as_bytes().to_vec());
         set_rules(sync, &rules)
     });
     call!(lua, table, host, "unrule", |state, (number, rule): (usize, LuaString)| {
         let sync = sync(&mut state, number)?;
-        let mut rules: Vec<Vec<u8>> = sync.filter.rules().map(|r| r.text().to_vec()).collect();
+        let mut rules: Vec<Vec<u8>> = sync.filter.texts().map(<[u8]>::to_vec).collect();
         rules.retain(|old| *old != *rule.as_bytes());
         set_rules(sync, &rules)
     });
@@ -210,8 +210,7 @@ fn rule_calls(lua: &Lua, host: &Arc<Host>, table: &Table) -> Result<()> {
         let filter = sync(&mut state, number)?.filter.clone();
         drop(state);
         let list = lua.create_table()?;
-        for rule in filter.rules() {
-            let text = rule.text();
+        for text in filter.texts() {
             let at = text.iter().position(|&b| b == b' ').unwrap_or(text.len());
             let (sign, pattern) = (&text[..at], text.get(at + 1..).unwrap_or_default());
             let pair: [Value; 2] = [

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use lsync_protocol::path::Escaped;
 use mlua::{Function, Table, Value};
 
 use super::observe::Observed;
@@ -188,7 +189,7 @@ impl SyncState {
             standing: self.standing,
             delays,
             children: self.children,
-            rules: self.filter.rules().map(ToString::to_string).collect(),
+            rules: self.filter.texts().map(|text| Escaped(text).to_string()).collect(),
         }
     }
 }

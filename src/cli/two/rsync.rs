@@ -34,7 +34,11 @@ pub(super) fn mirror(
     };
     let own_processes = entry.max_processes.map(u64::from);
     let (filters, excludes) = entry.rules.split_at(entry.filters);
-    let bare = |rule: &Vec<u8>| rule.strip_prefix(b"- ").unwrap_or(rule).to_vec();
+    // What would be read as something else keeps its prefix.
+    let bare = |rule: &Vec<u8>| match rule.strip_prefix(b"- ") {
+        Some(pattern) if entry.filters > 0 || is_plain(pattern) => pattern.to_vec(),
+        _ => rule.clone(),
+    };
     Ok(RsyncMirror {
         delay: entry.delay.unwrap_or_default(),
         delete: entry.delete,
@@ -54,6 +58,11 @@ pub(super) fn mirror(
         skip_startup: entry.skips_start,
         ..standard
     })
+}
+
+/// Is this a pattern and nothing else where rsync reads patterns?
+fn is_plain(pattern: &[u8]) -> bool {
+    !matches!(pattern, b"!" | [b'-' | b'+', b' ', ..] | [b'#' | b';', ..])
 }
 
 /// The target as rsync takes it. A directory of this host is made absolute, since a daemon leaves

@@ -121,7 +121,7 @@ fn the_keys_of_an_entry_mean_what_they_meant() {
     assert_eq!(config.ssh.port, Some(2222));
     assert_eq!(config.ssh.identities, [PathBuf::from("/home/me/.ssh/k")]);
     assert_eq!(config.target.to_string(), "h:/t/");
-    assert_eq!(config.filter.rules().count(), 1);
+    assert_eq!(config.filter.texts().count(), 1);
     let config = agent("ssh = { options = { A = 'b' }, port = 22 }").unwrap();
     let command = ["ssh", "-o", "A=b", "-p", "22"].map(String::from);
     assert_eq!(config.ssh.command.as_deref(), Some(&command[..]), "the system's ssh knows these");
@@ -172,6 +172,13 @@ fn default_rsync_is_carried_by_rsync() {
     assert_eq!(rsync.target, "h:~/t/");
     assert_eq!((rsync.filters, rsync.excludes), (vec![b"+ b".to_vec()], vec![b"a".to_vec()]));
     assert_eq!((rsync.max_processes, rsync.delay), (3, Duration::from_secs(15)));
+    let mirror = only(
+        "sync { default.rsync, source = SRC, target = 'h:t', exclude = { 'a', '+ b', '- + c', '- d' } }",
+    );
+    let Carried::Rsync(plain) = mirror.carried else { panic!("{}", mirror.why) };
+    assert_eq!(plain.excludes, [&b"a"[..], b"+ b", b"- + c", b"d"]);
+    let texts: Vec<&[u8]> = plain.filter.texts().collect();
+    assert_eq!(texts, [&b"- a"[..], b"+ b", b"- + c", b"- d"]);
     assert!(!rsync.options.is_wrapper());
     let mirror = only(
         "sync { default.rsyncssh, source = SRC, host = 'h', targetdir = '~/t', rsync = { checksum = true } }",

@@ -302,7 +302,14 @@ pub(super) fn rules(config: &Table, cwd: &Path) -> Result<(Vec<Vec<u8>>, usize),
         None => line,
     });
     for pattern in lines("exclude")?.into_iter().chain(from).filter(|pattern| !pattern.is_empty()) {
-        all.push([b"- ", pattern.as_slice()].concat());
+        // By themselves they are what --exclude-from reads. Behind filters they are rules, `- ` and
+        // all that is given: so Lsyncd 2 tells them to rsync.
+        match pattern.as_slice() {
+            b"!" if filters == 0 => all.clear(),
+            [b'#' | b';', ..] if filters == 0 => {}
+            [b'-' | b'+', b' ', ..] if filters == 0 => all.push(pattern),
+            pattern => all.push([b"- ", pattern].concat()),
+        }
     }
     Ok((all, filters))
 }

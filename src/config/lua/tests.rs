@@ -87,6 +87,24 @@ fn the_three_ready_ways_have_their_defaults() {
 }
 
 #[test]
+fn excludes_are_what_rsync_reads_from_a_file_of_them() {
+    let entries = Tried::new().entries(
+        "local list = { 'a', '!', '# no', ';no', '- b', '+ c', '-d', '- + e', '!f' }
+         sync { default.rsync, source = SRC, target = 'h:1', exclude = list }
+         sync { default.rsync, source = SRC, target = 'h:2', exclude = list, filter = '+ x' }",
+    );
+    let rules = |at: usize| -> Vec<String> {
+        entries[at].rules.iter().map(|rule| String::from_utf8_lossy(rule).into_owned()).collect()
+    };
+    assert_eq!(rules(0), ["- b", "+ c", "- -d", "- + e", "- !f"]);
+    // Behind filters Lsyncd 2 tells each as `- ` and what was given.
+    assert_eq!(
+        rules(1),
+        ["+ x", "- a", "- !", "- # no", "- ;no", "- - b", "- + c", "- -d", "- - + e", "- !f"]
+    );
+}
+
+#[test]
 fn a_configuration_is_a_program() {
     let tried = Tried::new();
     std::fs::write(tried.path("more.lua"), "shared = { delay = 3 } return { n = 2 }").unwrap();

@@ -82,7 +82,7 @@ fn rules_go_to_a_wrappers_start_alone() {
         excludes: vec![b"*.o".to_vec()],
         ..place.config()
     };
-    config.filter.add_exclude(b"*.o").unwrap();
+    config.filter.add_rule(b"- *.o").unwrap();
     let mirror = Mirror::start(config, false).ready();
     let log = fs::read_to_string(place.path("log")).unwrap();
     assert!(log.starts_with("--exclude-from=-|--delete|--ignore-errors|-lts|-r|"), "{log}");
