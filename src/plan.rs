@@ -6,12 +6,14 @@
 //! what the look saw; content is read when the operation is built.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use lsync_protocol::entry::{Device, Entry, Held, Kind, Meta, Time};
 use lsync_protocol::path::RelPath;
 
 use crate::collate::{Marks, Step};
+use crate::filter::DirRules;
 
 /// An operation as planned. Attributes are as the target can hold them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,6 +212,20 @@ pub struct Looked {
     pub parents: BTreeMap<RelPath, Look>,
     /// The source's root has nothing in it that is mirrored; only known when a name in it went.
     pub root_empty: bool,
+    /// What was read of rules that stand in directories.
+    pub rules: Ruled,
+}
+
+/// What was read of the rule files in directories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruled {
+    /// What those of a directory say; `None`: nothing.
+    pub said: Vec<(RelPath, Option<Arc<DirRules>>)>,
+    /// Directories in which something happened to such a file: what is in them has to be judged
+    /// anew.
+    pub changed: BTreeSet<RelPath>,
+    /// Such files that are gone and may come back: until then their rules hold.
+    pub doubted: Vec<RelPath>,
 }
 
 /// What of the names that are to be deleted is not on the source.

@@ -5,6 +5,7 @@
 //! from a root that is gone, unmounted or replaced, nor from a file system below it that went away.
 
 mod look;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,6 +13,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use lsync_agent::meta;
 use lsync_agent::root::Root;
@@ -24,8 +26,11 @@ use tokio::sync::mpsc;
 
 use crate::config::WatchChoice;
 use crate::error::{Error, Result, plain};
-use crate::filter::Filter;
+use crate::filter::{DirRules, Filter};
 use crate::watch::{self, WatchEvent, WatchLimits, WatchStatus, Watcher};
+
+pub use rules::RULES_BACK;
+use rules::{Above, Said};
 
 /// Threads that walk a source.
 const WALKERS: usize = 2;
@@ -45,6 +50,10 @@ pub struct SourceDir {
     pub unknown: Vec<(Box<[u8]>, String)>,
     /// Names that are there and not mirrored, and that the target may keep (`--max-size`).
     pub kept: Vec<Box<[u8]>>,
+    /// What the directory's own rule files say.
+    pub rules: Option<Arc<DirRules>>,
+    /// One of those is gone and may come back: its rules hold until then.
+    pub rules_doubted: bool,
 }
 
 /// Why the source's root cannot be trusted now.
@@ -131,6 +140,8 @@ pub struct Source {
     subscribers: Arc<Mutex<Vec<Subscriber>>>,
     /// Directories that a walk had listed and that were gone when it came to read them.
     missed: Arc<Mutex<BTreeSet<RelPath>>>,
+    /// Directories that had rules in a file which is gone, and since when.
+    vanished: Mutex<BTreeMap<RelPath, Instant>>,
 }
 
 /// Every mirror gets the events; one that has too many waiting hears of it instead.
@@ -197,6 +208,7 @@ impl Source {
             watcher: OnceLock::new(),
             subscribers: Arc::default(),
             missed: Arc::default(),
+            vanished: Mutex::default(),
         })
     }
 
@@ -321,7 +333,18 @@ impl Source {
         let device = root.identity().dev;
         // Directories of other file systems that are not to be entered.
         let foreign: Mutex<BTreeSet<RelPath>> = Mutex::default();
+        let mut above = Above::new(self, &root);
+        // What directories say of themselves, from when they are entered until they are listed.
+        let said: Mutex<BTreeMap<RelPath, Said>> = Mutex::default();
         for start in starts {
+            if let Err(why) = above.read(start) {
+                if deliver(Found::Failed(start.clone(), format!("cannot be judged: {why}")))
+                    .is_break()
+                {
+                    return;
+                }
+                continue;
+            }
             if !self.filter.verdict_deep(start, true).sent {
                 continue;
             }
@@ -336,17 +359,29 @@ impl Source {
                         return Err(io::Error::other("another file system"));
                     }
                     self.note_mount(path, facts.mount_root)?;
-                    match self.watcher.get() {
-                        Some(watcher) => watcher.enter(path, fd).map_err(io::Error::other),
-                        None => Ok(()),
+                    if let Some(watcher) = self.watcher.get() {
+                        watcher.enter(path, fd).map_err(io::Error::other)?;
                     }
+                    if self.filter.reads_directories() {
+                        let read = self.read_rules(&root, path).map_err(io::Error::other)?;
+                        locked(&said).insert(path.clone(), read);
+                    }
+                    Ok(())
                 },
                 |path, listing| {
                     if locked(&foreign).remove(&path) {
                         return ControlFlow::Continue(());
                     }
                     match listing {
-                        Ok(listing) => deliver(Found::Dir(self.scoped(path, listing))),
+                        Ok(listing) => {
+                            let said = match self.filter.reads_directories() {
+                                true => locked(&said).remove(&path).unwrap_or_default(),
+                                false => Said::default(),
+                            };
+                            let dir = self.scoped(path, listing);
+                            let (rules, rules_doubted) = (said.rules, said.doubted);
+                            deliver(Found::Dir(SourceDir { rules, rules_doubted, ..dir }))
+                        }
                         // It went meanwhile, as an event will tell; or a directory above it was
                         // renamed, and then nobody watches what is in it.
                         Err(ListError::Missing) => {
@@ -415,7 +450,7 @@ impl Source {
             .collect();
         let mut here = listing.facts.stat.entry(None);
         here.meta.xattrs = listing.xattrs;
-        SourceDir { dir, here, entries, unknown, kept }
+        SourceDir { dir, here, entries, unknown, kept, rules: None, rules_doubted: false }
     }
 
     /// Names of the source's users and groups, by number. Those without a name are left out.

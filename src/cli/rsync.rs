@@ -102,6 +102,12 @@ fn mirror(args: &PushArgs, base: &MirrorConfig, name: &str, target: &OsStr) -> R
         let what = format!("{option} does not go with --rsync: rsync needs no agent");
         return Err(Error::usage(what).hint(format!("leave out --rsync, or {option}")));
     }
+    if base.filter.reads_directories() {
+        let what = "rules that are read in each directory do not go with rsync as the carrier yet";
+        return Err(
+            Error::usage(what).hint("leave out --rsync, or name the rules on the command line")
+        );
+    }
     Ok(RsyncMirror {
         delay: base.delay,
         delete: base.delete,

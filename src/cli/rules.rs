@@ -58,9 +58,6 @@ pub(super) fn filter(matches: &ArgMatches, source: &Path, world: &World) -> Resu
     if matches.get_flag("cvs_exclude") {
         filter.add_cvs(&mut files).map_err(|error| bad(&error))?;
     }
-    if filter.reads_directories() {
-        return Err(super::not_yet("a rule that reads a file in each directory"));
-    }
     Ok(filter)
 }
 

@@ -121,6 +121,13 @@ impl Filter {
         self.local.read().get(dir.as_bytes()).cloned()
     }
 
+    /// Did one of the files that these rules were read from have rules, and is not there now?
+    #[must_use]
+    pub fn lacks(&self, rules: &DirRules, there: impl Fn(&[u8]) -> bool) -> bool {
+        let lists = self.merges.iter().zip(&rules.lists);
+        lists.into_iter().any(|(merge, list)| !list.is_empty() && !there(merge.name()))
+    }
+
     /// A directory went, and with it what rules were in it.
     pub fn forget(&self, dir: &RelPath) {
         if self.local.read().is_empty() {

@@ -135,7 +135,7 @@ impl Mirror {
                 for named in entries {
                     let kind = named.entry.kind;
                     match dir.join(&named.name) {
-                        Ok(path) if filter.verdict_deep(&path, kind == Kind::Dir).deletable => {
+                        Ok(path) if filter.verdict(&path, kind == Kind::Dir).deletable_with_dir => {
                             paths.push((path, kind));
                         }
                         _ => clearing.kept += 1,
@@ -215,7 +215,11 @@ impl Mirror {
         let Some(clearing) = self.clearings.end(key) else { return };
         let path = clearing.then.op.path().clone();
         let clears = matches!(clearing.then.op, Planned::Remove { .. });
-        if clears && !self.rules.filter.verdict_deep(&path, true).deletable {
+        let deletable = match clearing.then.cause {
+            Cause::Clearing(_) => self.rules.filter.verdict(&path, true).deletable_with_dir,
+            _ => self.rules.filter.verdict_deep(&path, true).deletable,
+        };
+        if clears && !deletable {
             // It was renamed to where the rules protect it.
             if let Cause::Clearing(above) = clearing.then.cause {
                 self.cleared_one(above, Cleared::Kept, now);

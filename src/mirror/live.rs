@@ -12,7 +12,8 @@ use super::clear::Cleared;
 use super::problems::What;
 use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report};
 use crate::collate::{Follow, Marks, Step};
-use crate::plan::{Look, Looked, LookedPath, Plan, Planned, plan};
+use crate::plan::{Look, Looked, LookedPath, Plan, Planned, Ruled, plan};
+use crate::source::RULES_BACK;
 use crate::watch::WatchEvent;
 
 /// A name that is missing while no event told of it waits so long for that event.
@@ -52,6 +53,8 @@ impl Mirror {
             let steps = looked.steps.into_iter().map(|(step, _)| step).collect();
             return self.collate.put_back(steps, now + MOVING);
         }
+        let ruled = std::mem::take(&mut looked.rules);
+        let walks_rules = self.learn_rules(ruled, since, now);
         let mut there = BTreeMap::new();
         for (path, ..) in &looked.paths {
             self.looking.remove(path);
@@ -99,6 +102,9 @@ impl Mirror {
                 let marks = marks.with(Marks::NAME).with(Marks::WAITED);
                 self.collate.mark_at(&path, marks, now, now + GRACE);
             } else {
+                if look == Look::Missing && marks.has(Marks::DIR) {
+                    self.rules.filter.forget(&path);
+                }
                 first = first.min(since);
                 paths.push((path, marks, since, look));
             }
@@ -116,7 +122,7 @@ impl Mirror {
             }
         }
         let walks = std::mem::take(&mut plan.walks);
-        let walked = !walks.is_empty();
+        let walked = walks_rules || !walks.is_empty();
         for (path, whole) in walks {
             let due = self.walks_due.entry(path).or_insert(false);
             *due |= whole;
@@ -166,6 +172,24 @@ impl Mirror {
                 self.collate.release(&path, now);
             }
         }
+    }
+
+    /// What directories say of themselves holds from now on; where that may have changed, what is
+    /// in them is compared anew. Says whether something is.
+    fn learn_rules(&mut self, ruled: Ruled, since: u64, now: Instant) -> bool {
+        let moved = &self.moved;
+        for (dir, rules) in ruled.said {
+            self.rules.filter.learn(&moved.follow(dir, since), rules);
+        }
+        let walks = !ruled.changed.is_empty();
+        for dir in ruled.changed {
+            self.walks_due.entry(moved.follow(dir, since)).or_insert(false);
+        }
+        for path in ruled.doubted {
+            let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::GONE);
+            self.collate.mark_at(&path, marks, now, now + RULES_BACK);
+        }
+        walks
     }
 
     /// What moved into a directory that was not watched yet went from one place and came up in

@@ -31,9 +31,13 @@ impl Mirror {
     ) {
         // Where the rules tell the names apart it is not one thing that moved.
         if !self.rules.filter.is_empty() {
-            let sent = |path| self.rules.filter.verdict_deep(path, dir).sent;
+            let filter = &self.rules.filter;
+            let sent = |path| filter.verdict_deep(path, dir).sent;
             let (old, new) = (sent(from), sent(to));
-            if !(old && new) {
+            let rules = |path| !dir && filter.is_rule_file(path);
+            if !(old && new) || self.rules_are_pending(to) {
+                // What is not mirrored may be read for its rules nevertheless.
+                let (old, new) = (old || rules(from), new || rules(to));
                 if old {
                     self.collate.note(&WatchEvent::Gone { path: from.clone(), dir }, now);
                     self.cancel_content(from, now);
@@ -43,6 +47,9 @@ impl Mirror {
                 }
                 return;
             }
+        }
+        if dir {
+            self.rules.filter.renamed(from, to);
         }
         self.moved.note(from, to, dir, now);
         self.forget_moved(now);
@@ -110,6 +117,31 @@ impl Mirror {
             self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
         }
         self.problems.renamed(from, to);
+    }
+
+    /// Is it not known yet what the directories above this name say of what is in them?
+    fn rules_are_pending(&self, path: &RelPath) -> bool {
+        let filter = &self.rules.filter;
+        if !filter.reads_directories() {
+            return false;
+        }
+        let is_dirty = |path: &RelPath| {
+            let came = |marks: Marks| marks.has(Marks::NAME) || marks.has(Marks::TREE);
+            self.collate.marks(path).is_some_and(came) || self.looked_at(path).any(came)
+        };
+        let mut at = path.parent();
+        while let Some(dir) = at {
+            let mut files = filter.rule_files().into_iter().filter_map(|name| dir.join(name).ok());
+            if files.any(|file| self.is_to_be_read(&file)) || (!dir.is_root() && is_dirty(&dir)) {
+                return true;
+            }
+            at = dir.parent();
+        }
+        false
+    }
+
+    fn is_to_be_read(&self, file: &RelPath) -> bool {
+        self.collate.marks(file).is_some() || self.looking.contains(file)
     }
 
     /// The marks with which this path is being looked at.

@@ -20,6 +20,7 @@ use crate::collate::Marks;
 use crate::error::Exit;
 use crate::plan::{Absent, Planned};
 use crate::reconcile::reconcile;
+use crate::source::RULES_BACK;
 use crate::watch::WatchEvent;
 
 /// The longest pause between two walks of the whole tree when events keep being lost.
@@ -263,6 +264,16 @@ impl Mirror {
     pub(super) fn walked(&mut self, id: u64, mut seen: SourceDir, now: Instant) {
         let Some(held) = &self.held else { return };
         let Some(walk) = self.walk.as_mut().filter(|walk| walk.id == id) else { return };
+        if self.rules.filter.reads_directories() {
+            self.rules.filter.learn(&seen.dir, seen.rules.take());
+            if seen.rules_doubted {
+                for name in self.rules.filter.rule_files() {
+                    let Ok(path) = seen.dir.join(name) else { continue };
+                    let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::GONE);
+                    self.collate.mark_at(&path, marks, now, now + RULES_BACK);
+                }
+            }
+        }
         self.owners.map(&mut seen.here);
         self.owners.map_all(&mut seen.entries);
         walk.counts.dirs += 1;
@@ -604,7 +615,7 @@ impl Mirror {
                 for named in entries {
                     let Ok(path) = dir.join(&named.name) else { continue };
                     let kind = named.entry.kind;
-                    if !self.rules.filter.verdict_deep(&path, kind == Kind::Dir).deletable {
+                    if !self.rules.filter.verdict(&path, kind == Kind::Dir).deletable_with_dir {
                         continue;
                     }
                     if let Some(walk) = &mut self.walk {

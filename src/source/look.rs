@@ -8,6 +8,7 @@ use lsync_agent::walk;
 use lsync_protocol::entry::{Entry, Kind};
 use lsync_protocol::path::RelPath;
 
+use super::rules::Above;
 use super::{RootTrouble, Source};
 use crate::collate::{Batch, Follow, Marks, Step};
 use crate::error::plain;
@@ -24,16 +25,25 @@ impl Source {
     pub fn look(&self, batch: &Batch) -> Result<Looked, RootTrouble> {
         let root = self.root()?;
         let mut looked = Looked::default();
+        let mut above = Above::new(self, &root);
         let mut parents = BTreeSet::new();
         let finals = Follow::new(&batch.steps).finals();
         for (step, last) in batch.steps.iter().zip(finals) {
             let look = match step {
                 Step::Rename { from, to, .. } => {
+                    let judged = above.read(from).and(above.read(to));
+                    above.heard(from);
+                    above.heard(to);
                     parents.extend(from.parent());
                     parents.extend(to.parent());
-                    last.map(|path| self.look_at(&root, &path))
+                    last.map(|path| match &judged {
+                        Ok(()) => self.look_at(&root, &path),
+                        Err(why) => Look::Unknown(format!("cannot be judged: {why}")),
+                    })
                 }
                 Step::Clear { path, .. } => {
+                    let _ = above.read(path);
+                    above.heard(path);
                     parents.extend(path.parent());
                     None
                 }
@@ -45,7 +55,22 @@ impl Source {
         let mut more = Vec::new();
         for (path, marks, first) in &batch.paths {
             let (path, mut marks, first) = (path.clone(), *marks, *first);
+            let judged = above.read(&path);
+            let rules = above.heard(&path);
+            if let Err(why) = judged {
+                if rules {
+                    // Its directory fails as a whole.
+                    looked.excluded.push(path);
+                } else {
+                    let look = Look::Unknown(format!("cannot be judged: {why}"));
+                    looked.paths.push((path, marks, first, look));
+                }
+                continue;
+            }
             let look = self.look_at(&root, &path);
+            if look == Look::Missing && marks.has(Marks::DIR) {
+                self.filter.forget(&path);
+            }
             let scoped = match &look {
                 Look::Here(entry) => self.in_scope(&path, entry.kind, entry.size),
                 _ => self.filter.verdict_deep(&path, marks.has(Marks::DIR)).sent,
@@ -62,7 +87,7 @@ impl Source {
                 let mut found = Vec::new();
                 // It is watched from there on only: its attributes are looked at once more.
                 parents.insert(path.clone());
-                if self.along(&root, &path, &batch_paths, &mut along, &mut found) {
+                if self.along(&mut above, &path, &batch_paths, &mut along, &mut found) {
                     marks = marks.without(Marks::WHOLE);
                 }
                 more.extend(
@@ -105,6 +130,9 @@ impl Source {
                 (path, look)
             })
             .collect::<BTreeMap<_, _>>();
+        looked.rules = above.told();
+        let here = |dir: &RelPath| matches!(self.look_at(&root, dir), Look::Here(entry) if entry.kind == Kind::Dir);
+        looked.rules.changed.retain(here);
         self.still(&root)?;
         Ok(looked)
     }
@@ -116,8 +144,17 @@ impl Source {
     pub fn absent(&self, paths: Vec<(RelPath, Kind)>) -> Result<Absent, RootTrouble> {
         let root = self.root()?;
         let mut absent = Absent::default();
+        let mut above = Above::new(self, &root);
         for (path, kind) in paths {
+            if let Err(why) = above.read(&path) {
+                absent.unknown.push((path, format!("cannot be judged: {why}")));
+                continue;
+            }
             match self.look_at(&root, &path) {
+                // Rules may have come since it was found to be missing.
+                Look::Missing
+                    if self.filter.reads_directories()
+                        && !self.filter.verdict(&path, kind == Kind::Dir).deletable_with_dir => {}
                 Look::Missing => absent.missing.push((path, kind)),
                 // What the rules keep from the target is not there for it: `--delete-excluded`.
                 Look::Here(entry) => {
@@ -159,12 +196,13 @@ impl Source {
     /// was taken along.
     fn along(
         &self,
-        root: &Root,
+        above: &mut Above<'_>,
         dir: &RelPath,
         known: &BTreeSet<&RelPath>,
         room: &mut usize,
         found: &mut Vec<(RelPath, Marks, Look)>,
     ) -> bool {
+        let root = above.root();
         let mut dirs = vec![dir.clone()];
         while let Some(dir) = dirs.pop() {
             if let Some(watcher) = self.watcher.get() {
@@ -174,6 +212,10 @@ impl Source {
                 if !matches!(watched, Ok(Ok(()))) {
                     return false;
                 }
+            }
+            // A walk says what is wrong with its rules.
+            if above.dir(&dir).is_err() {
+                return false;
             }
             let Ok(listing) = walk::list(root, &dir) else { return false };
             if listing.facts.mount_root || !listing.unknown.is_empty() {

@@ -53,6 +53,8 @@ mod problems;
 mod rate;
 #[path = "push/resume.rs"]
 mod resume;
+#[path = "push/rulefiles.rs"]
+mod rulefiles;
 #[path = "push/rules.rs"]
 mod rules;
 #[path = "push/signals.rs"]

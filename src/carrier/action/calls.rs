@@ -229,6 +229,9 @@ fn set_rules(sync: &mut SyncState, rules: &[Vec<u8>]) -> Result<()> {
     let root = sync.source.as_os_str().as_encoded_bytes();
     let filter = Filter::parse(rules.iter().map(Vec::as_slice))
         .map_err(|error| mlua::Error::runtime(error.to_string()))?;
+    if filter.reads_directories() {
+        return Err(mlua::Error::runtime("a rule that is read in each directory does not go here"));
+    }
     sync.filter = filter.at_root(root);
     Ok(())
 }

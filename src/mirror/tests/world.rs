@@ -774,6 +774,8 @@ impl World {
                     entries: Vec::new(),
                     unknown: Vec::new(),
                     kept: Vec::new(),
+                    rules: None,
+                    rules_doubted: false,
                     dir,
                 };
                 for at in children(&self.source, &seen.dir) {
