@@ -248,25 +248,14 @@ impl Filter {
         self.read_text(content, &Template::old(include), origin, &mut Nothing, 0)
     }
 
-    /// `--cvs-exclude`: its list stands behind all other rules, and nothing clears it.
+    /// `--cvs-exclude`: its list stands behind all other rules.
     ///
     /// # Errors
     /// [`BadRule`] when the user's own lists cannot be read or understood.
     pub fn add_cvs(&mut self, outside: &mut dyn Outside) -> Result<(), BadRule> {
         let origin = Origin::given("--cvs-exclude");
-        let mut list = Filter::default();
-        list.read_rule(b":C", &origin, outside)?;
-        list.read_rule(b"-C", &origin, outside)?;
-        for line in list.lines {
-            self.lines.push(match line {
-                Line::Merge(at) => {
-                    self.merges.push(list.merges[at].clone());
-                    Line::Merge(self.merges.len() - 1)
-                }
-                rule @ Line::Rule(_) => rule,
-            });
-        }
-        Ok(())
+        self.read_rule(b":C", &origin, outside)?;
+        self.read_rule(b"-C", &origin, outside)
     }
 
     fn read_text(
@@ -296,17 +285,20 @@ impl Filter {
             Parsed::Clear => self.clear(),
             Parsed::Cvs(template) => {
                 let cvs = outside.cvs().map_err(|why| bad(Why::Unread(why)))?;
+                // What it clears is its own.
+                let mut list = Filter::default();
                 let mut own = template;
                 own.modifiers.perishable = true;
-                self.read_text(CVS.as_bytes(), &own, &Origin::Cvs, outside, depth)?;
+                list.read_text(CVS.as_bytes(), &own, &Origin::Cvs, outside, depth)?;
                 if let Some((name, content)) = cvs.home {
                     let origin = Origin::File { name: name.into(), line: 0 };
-                    self.read_text(&content, &template, &origin, outside, depth)?;
+                    list.read_text(&content, &template, &origin, outside, depth)?;
                 }
                 if let Some(content) = cvs.variable {
                     let origin = Origin::given("CVSIGNORE");
-                    self.read_text(&content, &template, &origin, outside, depth)?;
+                    list.read_text(&content, &template, &origin, outside, depth)?;
                 }
+                self.lines.append(&mut list.lines);
             }
             Parsed::Merge(_) if depth >= DEPTH_MAX => return Err(bad(Why::TooDeep)),
             Parsed::Merge(merge) => {
@@ -507,7 +499,7 @@ mod tests {
         world.cvs.variable = Some(b"! z".to_vec());
         again.add_rule(b"- a").unwrap();
         again.add_cvs(&mut world).unwrap();
-        assert_eq!(texts(&again), ["- a", "- z"]);
+        assert_eq!(texts(&again), ["- a", ":C .cvsignore", "- z"]);
     }
 
     #[test]
