@@ -765,7 +765,10 @@ impl Mirror {
     /// An operation found the target other than expected: it goes once more, or another in its
     /// place. Its directory had its attributes before that and gets them again.
     fn send_again(&mut self, flight: Flight, now: Instant) {
-        if let Some(dir) = flight.op.path().parent() {
+        // A directory that is being cleared is to go: its attributes are nobody's.
+        if let Some(dir) = flight.op.path().parent()
+            && !matches!(flight.cause, Cause::Clearing(_))
+        {
             self.collate.mark(&dir, Marks::META, now);
         }
         if matches!(flight.op, Planned::Remove { .. }) {

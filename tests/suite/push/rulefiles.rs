@@ -1,8 +1,14 @@
 //! Rules that stand in files of the directories that are mirrored.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::super::tree::bytes;
+use lsync_protocol::path::RelPath;
+use lsyncd::filter::{Filter, Nothing};
+
+use super::super::tree::{bytes, numbers};
 use super::{Push, Stage, WAYS, Way, wait_until};
 
 /// The names of the target's files, in order, without those of barriers.
@@ -254,4 +260,114 @@ fn names_of_directories_are_no_patterns() {
     fs::write(stage.s(odd).join("y"), "").unwrap();
     stage.once(&["--filter=:e .rules"]).fine();
     assert_eq!(files(&stage), ["[a]*/y"]);
+}
+
+/// The names beneath a directory and whether they are directories, a directory before what is in it.
+fn names(root: &Path) -> BTreeMap<PathBuf, bool> {
+    let tree = super::tree(root).unwrap();
+    let name = |name: &[u8]| Path::new(bytes(name)).to_owned();
+    let all = tree.iter().map(|(path, thing)| (name(path), thing.kind == 'd'));
+    all.filter(|(path, _)| !path.as_os_str().is_empty()).collect()
+}
+
+/// Makes random files and directories, none of another kind than `beside` has under the name.
+fn grow(root: &Path, beside: &Path, next: &mut impl FnMut(usize) -> usize) {
+    const NAMES: [&str; 6] = ["a", "b", "c", "a.o", "b.o", "d-1"];
+    fs::create_dir_all(root).unwrap();
+    for _ in 0..30 {
+        let mut path = PathBuf::new();
+        for level in 0..4 {
+            path.push(NAMES[next(NAMES.len())]);
+            let (here, there) = (root.join(&path), beside.join(&path));
+            if here.is_file() || there.is_file() {
+                if !here.exists() {
+                    fs::write(here, "").unwrap();
+                }
+                break;
+            }
+            let may_be_file = !here.exists() && !there.exists();
+            if may_be_file && (level == 3 || next(3) == 0) {
+                fs::write(here, "").unwrap();
+                break;
+            }
+            fs::create_dir_all(here).unwrap();
+        }
+    }
+}
+
+/// Random trees with rules in their directories, mirrored by the program and by rsync itself.
+#[test]
+fn the_program_leaves_what_rsync_does() {
+    const RULES: [&str; 14] = [
+        "- *.o", "- a", "+ a.o", "- /b", "P b", "- d-1/", "H c", "R a.o", "-p *.o", "- a/*",
+        "- **/c", "S *", "!", "-! */",
+    ];
+    const MERGES: [&str; 5] = [": .rules", ":e .rules", ":n .rules", ":p .rules", ": /.rules"];
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let mut next = numbers(number("LSYNCD_TEST_SEED").unwrap_or(0x5eed));
+    let rounds = number("LSYNCD_TEST_CASES").map_or(25, |cases| cases / 40);
+    let (mut deleted, mut spared) = (0, 0);
+    for round in 0..rounds {
+        let stage = Stage::new(Way::Local);
+        let mut words = Vec::new();
+        if next(2) == 0 {
+            words.push(format!("--filter={}", RULES[next(12)]));
+        }
+        words.push(format!("--filter={}", MERGES[next(MERGES.len())]));
+        for (option, one_in) in [("--delete-excluded", 3), ("-C", 3)] {
+            if next(one_in) == 0 {
+                words.push(option.to_owned());
+            }
+        }
+        grow(&stage.source(), &stage.target(), &mut next);
+        grow(&stage.target(), &stage.source(), &mut next);
+        let mut filter = Filter::default();
+        for word in &words {
+            match word.strip_prefix("--filter=") {
+                Some(rule) => filter.add_rule(rule.replace(": /", ": ").as_bytes()).unwrap(),
+                None if word == "-C" => filter.add_cvs(&mut Nothing).unwrap(),
+                None => {}
+            }
+        }
+        // The rules are on the target already: rsync's receiver reads them there, also in what is
+        // excluded and goes with all that is in it, where we ask nothing.
+        let mut dirs: Vec<PathBuf> = vec![PathBuf::new()];
+        dirs.extend(names(&stage.source()).into_iter().filter(|(_, dir)| *dir).map(|(p, _)| p));
+        for dir in dirs {
+            let path = RelPath::new(dir.as_os_str().as_encoded_bytes()).unwrap();
+            if next(if path.is_root() { 2 } else { 4 }) > 0
+                || !filter.verdict_deep(&path, true).sent
+            {
+                continue;
+            }
+            let lines: Vec<&str> = (0..1 + next(3)).map(|_| RULES[next(RULES.len())]).collect();
+            let text = lines.join("\n");
+            for root in [stage.source(), stage.target()] {
+                if root.join(&dir).is_dir() {
+                    fs::write(root.join(&dir).join(".rules"), &text).unwrap();
+                }
+            }
+            let text = |name: &[u8]| (name == b".rules").then_some(text.as_bytes());
+            filter.learn(&path, filter.compile(&path, text).unwrap());
+        }
+        let other = stage.path("by-rsync");
+        super::sh(&stage.path(""), "cp -a target by-rsync");
+        let before = names(&stage.target());
+        let given: Vec<&str> = words.iter().map(String::as_str).collect();
+        stage.once(&[&given[..], &["--allow-empty"]].concat()).fine();
+        let mut rsync = Command::new("rsync");
+        rsync.args(["-rI", "--delete"]).args(&words).env("HOME", stage.path("home"));
+        rsync.arg(stage.s("")).arg(other.join(""));
+        super::super::world::run(&mut rsync);
+        let (ours, theirs) = (names(&stage.target()), names(&other));
+        let source = names(&stage.source());
+        assert_eq!(
+            ours, theirs,
+            "round {round}: {words:?}\nsource {source:#?}\ntarget {before:#?}"
+        );
+        deleted += before.keys().filter(|name| !ours.contains_key(*name)).count();
+        spared += ours.keys().filter(|name| !source.contains_key(*name)).count();
+    }
+    let enough = usize::try_from(rounds * 4).unwrap();
+    assert!(deleted > enough && spared > enough, "{deleted} deleted, {spared} spared: too tame");
 }

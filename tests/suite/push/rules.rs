@@ -100,6 +100,18 @@ fn protected_names_stay_and_large_files_are_left_out() {
 }
 
 #[test]
+fn an_excluded_directory_falls_with_all_that_is_in_it() {
+    let stage = Stage::new(Way::Local);
+    fs::create_dir_all(stage.s("d/a.o")).unwrap();
+    fs::write(stage.s("k"), "").unwrap();
+    fs::create_dir_all(stage.t("d/a.o/b/c")).unwrap();
+    fs::write(stage.t("d/a.o/b/c/f"), "").unwrap();
+    fs::write(stage.t("d/a.o/b/f"), "").unwrap();
+    stage.once(&["--exclude=*.o", "--delete-excluded"]).fine();
+    assert!(stage.t("d").exists() && !stage.t("d/a.o").exists());
+}
+
+#[test]
 fn deletes_happen_when_they_are_wanted() {
     for (when, at_start, live) in [
         ("yes", true, true),
