@@ -31,13 +31,23 @@ pub(crate) enum Ask {
 /// Entries are sent in parts of about so many bytes.
 const PART: usize = 256 * 1024;
 
+/// How listings are answered.
+pub(crate) struct Terms {
+    /// Keys the digests.
+    pub(crate) key: [u8; 32],
+    /// What counts in them.
+    pub(crate) held: Held,
+    /// Something may be applied. If not, temporary names are left alone: another agent, that of a
+    /// mirror which is compared while it runs, may be using them.
+    pub(crate) applies: bool,
+}
+
 /// Answers until there is nothing more to answer. Without a ground there is no root: it is empty.
 pub(crate) fn answer(
     ground: Option<&Ground>,
     asks: &Receiver<Ask>,
     outbox: &Arc<Outbox>,
-    key: &[u8; 32],
-    held: &Held,
+    terms: &Terms,
 ) {
     let _fuse = crate::order::Fuse(outbox.clone());
     for ask in asks {
@@ -47,7 +57,7 @@ pub(crate) fn answer(
         let goes_on = match ask {
             Ask::End => false,
             Ask::Mirrored => {
-                if let Some(ground) = ground {
+                if let Some(ground) = ground.filter(|_| terms.applies) {
                     for dir in ground.names.mirrored() {
                         if let Ok(listing) = walk::list(&ground.root, &dir) {
                             sweep(ground, &dir, &listing);
@@ -64,7 +74,7 @@ pub(crate) fn answer(
                 true
             }
             Ask::List { request, dir, digest, _held } => match ground {
-                Some(ground) => list(ground, outbox, request, &dir, digest, key, held),
+                Some(ground) => list(ground, outbox, request, &dir, digest, terms),
                 None if dir.is_root() => entries(outbox, request, Vec::new()),
                 None => {
                     outbox.listing(Message::NoList { request, why: NoList::Missing }, PART / 1024)
@@ -88,17 +98,18 @@ fn list(
     request: u32,
     dir: &RelPath,
     digest: Option<Digest>,
-    key: &[u8; 32],
-    held: &Held,
+    terms: &Terms,
 ) -> bool {
     let why = match walk::list(&ground.root, dir) {
         Ok(listing) => {
-            sweep(ground, dir, &listing);
+            if terms.applies {
+                sweep(ground, dir, &listing);
+            }
             match listing.unknown.first() {
                 // A directory known in part is not known.
                 Some((_, error)) => NoList::Trouble(io_trouble(error)),
                 None => {
-                    if digest.is_some() && digest == Some(digest_of(&listing.entries, key, held)) {
+                    if digest.is_some() && digest == Some(digest_of(&listing.entries, terms)) {
                         return outbox.listing(Message::Same { request }, 16);
                     }
                     return entries(outbox, request, without_values(listing.entries));
@@ -111,10 +122,10 @@ fn list(
     outbox.listing(Message::NoList { request, why }, 256)
 }
 
-fn digest_of(entries: &[Named], key: &[u8; 32], held: &Held) -> Digest {
-    let mut digest = DirDigest::new(key);
+fn digest_of(entries: &[Named], terms: &Terms) -> Digest {
+    let mut digest = DirDigest::new(&terms.key);
     for Named { name, entry } in entries {
-        digest.add(name, entry, held);
+        digest.add(name, entry, &terms.held);
     }
     digest.finish()
 }

@@ -16,9 +16,11 @@ use crate::meta::xattr::{self, At};
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
+mod hash;
 mod holes;
 mod large;
 
+pub use hash::{Calm, hash};
 pub use large::{FileReader, Finish};
 
 /// How often a file that changes while it is read is read again at most.

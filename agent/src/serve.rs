@@ -2,7 +2,7 @@
 //!
 //! The reader only parses and hands on; it never touches the disk, so pings are answered while a
 //! disk is slow. A dispatcher and its workers apply, one thread writes stages, one reads the bases
-//! they share content with, two list, one writes to the link. This thread watches over them. When the link ends, what was not begun is
+//! they share content with, two list, two hash files, one writes to the link. This thread watches over them. When the link ends, what was not begun is
 //! dropped, what runs finishes, and the lock is released last.
 
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use lsync_protocol::message::{MAX_ASKS, MAX_STAGES, Message};
 use crate::admit::{Admitted, admit};
 use crate::apply::Ground;
 use crate::fault::Faults;
-use crate::listing::{self, Ask};
+use crate::listing::{self, Ask, Terms};
 use crate::meta;
 use crate::meta::xattr::{self, At};
 use crate::order::{Applier, Fuse, Orders, Work, no_root};
@@ -27,10 +27,12 @@ use crate::outbox::{Ack, Outbox};
 use crate::stage::Names;
 
 pub(crate) mod gauge;
+mod hashes;
 mod reader;
 mod stages;
 mod sums;
 
+use hashes::Weigh;
 use reader::{Doors, Heard};
 use stages::Piece;
 use sums::Sought;
@@ -283,6 +285,7 @@ impl Link {
         let (asks, asked) = crossbeam_channel::bounded(ASKED);
         let (pieces, to_write) = crossbeam_channel::bounded(PIECES);
         let (sought, to_read) = crossbeam_channel::bounded(SOUGHT);
+        let (weigh, to_weigh) = crossbeam_channel::bounded(ASKED);
         // Bounded by the small credit, and in bytes by the reader's gauge.
         let (orders, to_apply) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();
@@ -290,18 +293,27 @@ impl Link {
         const LISTERS: usize = 2;
         for _ in 0..LISTERS {
             let (ground, asked, outbox) = (self.ground.clone(), asked.clone(), self.outbox.clone());
-            let (key, held) = (hello.key, held.clone());
+            let terms = Terms { key: hello.key, held: held.clone(), applies: self.applies };
             threads.push(spawn("list", move || {
-                listing::answer(ground.as_deref(), &asked, &outbox, &key, &held);
+                listing::answer(ground.as_deref(), &asked, &outbox, &terms);
             })?);
         }
-        // The listers alone take questions: when they are gone, nobody waits to ask.
-        drop(asked);
+        const HASHERS: usize = 2;
+        for _ in 0..HASHERS {
+            let (ground, asked) = (self.ground.clone(), to_weigh.clone());
+            let (outbox, key) = (self.outbox.clone(), hello.key);
+            threads.push(spawn("hash", move || {
+                hashes::run(ground.as_deref(), &asked, &outbox, &key);
+            })?);
+        }
+        // These alone take questions: when they are gone, nobody waits to ask.
+        drop((asked, to_weigh));
         let stop = Arc::new(AtomicBool::new(false));
         let doors = Doors {
             asks: asks.clone(),
             pieces: pieces.clone(),
             sought: sought.clone(),
+            weigh: weigh.clone(),
             orders: orders.clone(),
             outbox: self.outbox.clone(),
             stop: stop.clone(),
@@ -368,10 +380,13 @@ impl Link {
         for _ in 0..LISTERS {
             let _ = asks.send(Ask::End);
         }
+        for _ in 0..HASHERS {
+            let _ = weigh.send(Weigh::End);
+        }
         let _ = pieces.send(Piece::End);
         let _ = sought.send(Sought::End);
         let _ = orders.send(Orders::Finish);
-        drop((asks, pieces, sought, orders));
+        drop((asks, pieces, sought, weigh, orders));
         for thread in threads {
             // A panic was told by the thread's guard.
             let _ = thread.join();

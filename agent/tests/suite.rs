@@ -4,6 +4,7 @@
 
 mod suite {
     mod delta;
+    mod hashes;
     mod hostile;
     mod inplace;
     mod link;

@@ -7,16 +7,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Digest, Kind, Named};
+use crate::entry::{Digest, Named};
 use crate::path::RelPath;
 
+mod answer;
+mod ask;
 mod bounds;
 mod op;
 
+pub use answer::{Hashed, NoList, Outcome, Trouble};
+pub use ask::{Asked, SumHow};
 use bounds::asks_well;
 pub use bounds::{
-    COPY_WORK, INLINE_MAX, MAX_ACKS, MAX_ASKS, MAX_BLOCKS, MAX_COPY, MAX_ENTRIES, MAX_LISTS,
-    MAX_OPS, MAX_RANGES, MAX_SEARCH, MAX_STAGES, MAX_SUMS, MAX_TEXT, MIN_SAME, MIN_SEARCH,
+    COPY_WORK, INLINE_MAX, MAX_ACKS, MAX_ASKS, MAX_BLOCKS, MAX_COPY, MAX_ENTRIES, MAX_HASHES,
+    MAX_LISTS, MAX_OPS, MAX_RANGES, MAX_SEARCH, MAX_STAGES, MAX_SUMS, MAX_TEXT, MIN_SAME,
+    MIN_SEARCH,
 };
 pub use op::Op;
 
@@ -26,7 +31,7 @@ pub use op::Op;
 #[repr(u16)]
 pub enum Version {
     /// The first: files whole, and as deltas from a base; directories, symbolic links; listings by
-    /// digest; two credits; content that may be compressed.
+    /// digest; two credits; content that may be compressed; files compared by their hashes.
     V1 = 1,
 }
 
@@ -40,63 +45,6 @@ pub type Hash = [u8; 32];
 
 /// The number of an operation: never used twice on one mirror.
 pub type OpId = u64;
-
-/// What became of an operation, where there is something to say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// There was nothing of that name (`Remove`, `Meta`, `Dir`).
-    Missing,
-    /// The directory it should stand in is not there.
-    NoParent,
-    /// The directory to be removed or replaced is not empty.
-    NotEmpty,
-    /// Something of another kind stands there.
-    Occupied(Kind),
-    /// A rename whose old name is not what it should be. Nothing was touched.
-    Refused,
-    /// It failed: the path stays as it was.
-    Problem(Trouble),
-    /// What stands there is not the version it was to be changed from. Nothing was touched.
-    OtherVersion,
-}
-
-/// Why something failed on the target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
-    /// The operating system's error number, 0 when it is not one of its.
-    pub errno: i32,
-    /// In words, at most [`MAX_TEXT`] bytes.
-    pub text: String,
-}
-
-/// Why a directory could not be listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NoList {
-    /// There is no such directory: missing, or something else stands there.
-    Missing,
-    /// It could not be read: unknown is not missing.
-    Trouble(Trouble),
-}
-
-/// What is to be known of a block of a base.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SumHow {
-    /// Its chaining value at this very offset, shortened: is the block unchanged where it stands?
-    Same,
-    /// A weak and a strong sum: does it stand anywhere?
-    Search,
-    /// As `Same`, but not of the base: of what a former link left in the stage.
-    Kept,
-}
-
-/// A directory to be compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
-    /// Which directory.
-    pub dir: RelPath,
-    /// The source's digest of it; `None` asks for the entries in any case.
-    pub digest: Option<Digest>,
-}
 
 /// One message. See the module for how it is encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +143,18 @@ pub enum Message {
         /// Where to in the stage, where from in the base, and how many bytes; in no order.
         copies: Vec<(u64, u64, u64)>,
     },
+    /// Source: what do these files hold? The answer is one `Hashes`; requests are answered in any
+    /// order.
+    AskHashes {
+        /// The number that the answer carries.
+        request: u32,
+        /// The directory they stand in.
+        dir: RelPath,
+        /// Their names in it, at most [`MAX_HASHES`].
+        names: Vec<Box<[u8]>>,
+        /// There is time: as much rest as work.
+        calm: bool,
+    },
     /// Source: this stage is not wanted any more.
     Abort {
         /// Which stage.
@@ -282,6 +242,13 @@ pub enum Message {
         /// beyond it was asked, and the rest of that question stays without an answer.
         sums: Vec<u8>,
     },
+    /// Agent: what the files hold that were asked about, in that order.
+    Hashes {
+        /// The request.
+        request: u32,
+        /// One for each name.
+        files: Vec<Hashed>,
+    },
     /// Agent: something a person should know once.
     Warning {
         /// In words, at most [`MAX_TEXT`] bytes.
@@ -319,6 +286,7 @@ mod kind {
     pub(super) const RESUME: u8 = 13;
     pub(super) const MIRRORED: u8 = 14;
     pub(super) const KNOWN: u8 = 15;
+    pub(super) const ASK_HASHES: u8 = 16;
     pub(super) const SAME: u8 = 32;
     pub(super) const ENTRIES: u8 = 33;
     pub(super) const NO_LIST: u8 = 34;
@@ -330,6 +298,7 @@ mod kind {
     pub(super) const BASE_IS: u8 = 40;
     pub(super) const SUMS: u8 = 41;
     pub(super) const KEPT: u8 = 42;
+    pub(super) const HASHES: u8 = 43;
 }
 
 /// Appends a value to the control part.
@@ -430,6 +399,8 @@ impl Message {
             Message::Known { .. } => kind::KNOWN,
             Message::AskSums { .. } => kind::ASK_SUMS,
             Message::Copy { .. } => kind::COPY,
+            Message::AskHashes { .. } => kind::ASK_HASHES,
+            Message::Hashes { .. } => kind::HASHES,
             Message::Abort { .. } => kind::ABORT,
             Message::Ping(_) => kind::PING,
             Message::Pong(_) => kind::PONG,
@@ -481,6 +452,14 @@ impl Message {
             Message::Copy { stage, copies } => {
                 put(stage, out);
                 put_list(copies, out);
+            }
+            Message::AskHashes { request, dir, names, calm } => {
+                put(&(request, dir, calm), out);
+                put_list(names, out);
+            }
+            Message::Hashes { request, files } => {
+                put(request, out);
+                put_list(files, out);
             }
             Message::Abort { stage } => put(stage, out),
             Message::Ping(n) | Message::Pong(n) => put(n, out),
@@ -605,6 +584,15 @@ impl Message {
                 }
                 Message::Copy { stage, copies }
             }
+            kind::ASK_HASHES => {
+                let (request, dir, calm): (u32, RelPath, bool) = take.get()?;
+                let names: Vec<Box<[u8]>> = take.list(MAX_HASHES)?;
+                if names.iter().any(|name| dir.join(name).is_err()) {
+                    return Err(BadMessage::Control(kind));
+                }
+                Message::AskHashes { request, dir, names, calm }
+            }
+            kind::HASHES => Message::Hashes { request: take.get()?, files: take.list(MAX_HASHES)? },
             kind::ABORT => Message::Abort { stage: take.get()? },
             kind::PING => Message::Ping(take.get()?),
             kind::PONG => Message::Pong(take.get()?),
@@ -664,8 +652,8 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Entry, Meta, Time};
     use crate::xattr::{Classes, Xattr, Xattrs};
+    use crate::entry::{Entry, Kind, Meta, Time};
     use proptest::prelude::*;
 
     fn path(text: &str) -> RelPath {
@@ -758,6 +746,16 @@ mod tests {
         round_trip(&Message::Copy { stage: 3, copies: vec![(0, 1 << 40, 1 << 24)] }, b"");
         round_trip(&Message::BaseIs { stage: 3, size: Some(1 << 50), known: true }, b"");
         round_trip(&Message::Sums { stage: 3, sums: vec![7; 200] }, b"");
+        let names = vec![b"n"[..].into(), b"\xff"[..].into()];
+        let ask = Message::AskHashes { request: 4, dir: path("a/b"), names, calm: true };
+        round_trip(&ask, b"");
+        let files = vec![
+            Hashed::Is(1 << 40, [9; 32]),
+            Hashed::Changing,
+            Hashed::NoFile,
+            Hashed::Trouble(trouble.clone()),
+        ];
+        round_trip(&Message::Hashes { request: 4, files }, b"");
         for message in [
             Message::Abort { stage: 4 },
             Message::Ping(1),
@@ -860,6 +858,13 @@ mod tests {
             Message::decode(kind::LIST, joins_to_dots),
             Err(BadMessage::Control(kind::LIST))
         );
+        let ask = |names| Message::AskHashes { request: 1, dir: path("a"), names, calm: false };
+        refuse(&ask(vec![b"n"[..].into(); MAX_HASHES + 1]), b"");
+        let (climbs, mut body) = (ask(vec![b".."[..].into()]), Vec::new());
+        climbs.encode(&mut body);
+        let refused = Message::decode(kind::ASK_HASHES, &body);
+        assert_eq!(refused, Err(BadMessage::Control(kind::ASK_HASHES)));
+        refuse(&Message::Hashes { request: 1, files: vec![Hashed::NoFile; MAX_HASHES + 1] }, b"");
         let many = vec![(1, 1); MAX_ACKS + 1];
         refuse(&Message::Acks { done: many, outcomes: vec![], small: 0 }, b"");
         assert_eq!(Message::decode(200, b""), Err(BadMessage::Type(200)));

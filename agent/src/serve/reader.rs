@@ -13,6 +13,7 @@ use lsync_protocol::handshake::{BadGreeting, GREETING, Greeting, MAGIC, Refusal}
 use lsync_protocol::message::{Asked, MAX_ASKS, MAX_STAGES, Message, Op, OpId, SumHow};
 
 use super::gauge::{Gauge, Held};
+use super::hashes::Weigh;
 use super::stages::Piece;
 use super::sums::{Question, Sought};
 use super::{BULK_CREDIT, Event, SMALL_CREDIT, ServeError};
@@ -57,6 +58,7 @@ pub(super) struct Doors {
     pub(super) asks: Sender<Ask>,
     pub(super) pieces: Sender<Piece>,
     pub(super) sought: Sender<Sought>,
+    pub(super) weigh: Sender<Weigh>,
     pub(super) orders: Sender<Orders>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) stop: Arc<AtomicBool>,
@@ -321,6 +323,11 @@ impl Reader<'_> {
                 let held = self.gauge.decoded(&copies);
                 self.piece(Piece::Copy(open, copies, cost, held));
             }
+            Message::AskHashes { request, dir, names, calm } => {
+                let _held = self.hold(body, raw_at);
+                // The hashers are gone only when the link ended.
+                let _ = self.doors.weigh.send(Weigh::Files { request, dir, names, calm, _held });
+            }
             Message::Abort { stage } => {
                 let Some(open) = self.stages.remove(&stage) else {
                     return broken(format!("stage {stage} is given up, but not open"));
@@ -340,6 +347,7 @@ impl Reader<'_> {
             | Message::BaseIs { .. }
             | Message::Kept { .. }
             | Message::Sums { .. }
+            | Message::Hashes { .. }
             | Message::Warning { .. } => {
                 return broken(format!("a message of type {}, which no source sends", header.kind));
             }

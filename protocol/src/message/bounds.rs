@@ -8,6 +8,8 @@ pub const MAX_OPS: usize = 4096;
 pub const MAX_ENTRIES: usize = 8192;
 /// The most directories in one message.
 pub const MAX_LISTS: usize = 256;
+/// The most files whose hashes are asked by one message.
+pub const MAX_HASHES: usize = 1024;
 /// Content up to this size travels in the message of its operation.
 pub const INLINE_MAX: u64 = 64 * 1024;
 /// Stages open at a time, at most.

@@ -1,0 +1,56 @@
+//! What an agent answers: what became of operations, and what it found.
+
+use serde::{Deserialize, Serialize};
+
+use super::Hash;
+use crate::entry::Kind;
+
+/// What became of an operation, where there is something to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// There was nothing of that name (`Remove`, `Meta`, `Dir`).
+    Missing,
+    /// The directory it should stand in is not there.
+    NoParent,
+    /// The directory to be removed or replaced is not empty.
+    NotEmpty,
+    /// Something of another kind stands there.
+    Occupied(Kind),
+    /// A rename whose old name is not what it should be. Nothing was touched.
+    Refused,
+    /// It failed: the path stays as it was.
+    Problem(Trouble),
+    /// What stands there is not the version it was to be changed from. Nothing was touched.
+    OtherVersion,
+}
+
+/// Why something failed on the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// The operating system's error number, 0 when it is not one of its.
+    pub errno: i32,
+    /// In words, at most [`MAX_TEXT`] bytes.
+    pub text: String,
+}
+
+/// Why a directory could not be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoList {
+    /// There is no such directory: missing, or something else stands there.
+    Missing,
+    /// It could not be read: unknown is not missing.
+    Trouble(Trouble),
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hashed {
+    /// So many bytes, with this BLAKE3 hash under the key of the source.
+    Is(u64, Hash),
+    /// It went on changing while it was read.
+    Changing,
+    /// There is no file of that name: missing, or something else stands there.
+    NoFile,
+    /// It could not be read.
+    Trouble(Trouble),
+}
