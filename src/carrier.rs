@@ -25,6 +25,19 @@ pub enum NotBuilt {
     Failed(String),
 }
 
+/// How the content of a file on both sides compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compared {
+    /// It is the same.
+    Same,
+    /// It is not.
+    Differs,
+    /// It went on changing, or is no file any more: nothing is concluded.
+    Moving,
+    /// It could not be read on one side, for this reason.
+    Unknown(String),
+}
+
 /// What a carrier has to say.
 #[derive(Debug)]
 pub enum Carried {
@@ -46,6 +59,13 @@ pub enum Carried {
         request: u32,
         /// Why.
         why: NoList,
+    },
+    /// Files were compared by their content.
+    Compared {
+        /// The request.
+        request: u32,
+        /// One for each name, in their order.
+        files: Vec<Compared>,
     },
     /// The target's numbers of owners.
     NameIds {
@@ -103,6 +123,10 @@ pub trait Carrier: Send {
 
     /// Compares a directory; `digest: None` asks for the entries. Leaves with [`Carrier::flush`].
     fn list(&mut self, request: u32, dir: RelPath, digest: Option<Digest>);
+
+    /// Compares files of one directory by their content, read on both sides; at most
+    /// [`MAX_HASHES`](lsync_protocol::message::MAX_HASHES). Calmly: with as much rest as work.
+    fn compare(&mut self, request: u32, dir: RelPath, names: Vec<Box<[u8]>>, calm: bool);
 
     /// What was only gathered so far leaves: nothing more comes for the moment.
     fn flush(&mut self);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget};
+use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify};
 use crate::error::{Error, Exit, Result};
 
 mod args;
@@ -101,6 +101,8 @@ pub enum Invocation {
         once: bool,
         /// Only say what would be done.
         dry_run: bool,
+        /// Only compare.
+        verify: Verify,
         /// What is said.
         output: Output,
     },
@@ -168,6 +170,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         Some(Command::Push(push)) => {
             let matches = matches.subcommand_matches("push").unwrap_or(&matches);
             push::push(&push, matches, world)
+        }
+        Some(Command::Verify(verify)) => {
+            let matches = matches.subcommand_matches("verify").unwrap_or(&matches);
+            push::verify(*verify, matches, world)
         }
         Some(Command::Agent(AgentCommand::Install(args))) => push::agent(true, &args, world),
         Some(Command::Agent(AgentCommand::Check(args))) => push::agent(false, &args, world),

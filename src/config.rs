@@ -114,6 +114,18 @@ pub enum MaxDelete {
     Percent(u8),
 }
 
+/// Whether source and target are only compared, by content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// No: they are mirrored.
+    #[default]
+    No,
+    /// Differences are told, and nothing is touched.
+    Tell,
+    /// Differences are told and mended, and nothing else is touched.
+    Heal,
+}
+
 /// Which watcher is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WatchChoice {
@@ -224,6 +236,8 @@ pub struct MirrorConfig {
     pub compress: Compress,
     /// Compare by size alone, not by time.
     pub size_only: bool,
+    /// Walks compare files of equal size by content, not by time.
+    pub checksum: bool,
     /// An ack means durable.
     pub fsync: bool,
     /// Files of the target are written into, and not replaced.
@@ -260,6 +274,7 @@ impl MirrorConfig {
             bwlimit: None,
             compress: Compress::default(),
             size_only: false,
+            checksum: false,
             fsync: false,
             inplace: false,
             rescan: Some(DEFAULT_RESCAN),

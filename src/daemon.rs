@@ -13,7 +13,7 @@ use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, WatchChoice};
+use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify, WatchChoice};
 use crate::deploy;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
@@ -30,6 +30,8 @@ pub struct PushOptions {
     pub once: bool,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// Only compare; goes with `once`.
+    pub verify: Verify,
 }
 
 /// What `agent install` and `agent check` found: names of facts, and the facts.
@@ -82,7 +84,7 @@ pub async fn push(
         };
         let events = live.then(|| source.subscribe());
         let (metrics, stop, starts) = (Arc::clone(&metrics), stopped.clone(), Arc::clone(&starts));
-        let PushOptions { once, dry_run } = how;
+        let PushOptions { once, dry_run, verify } = how;
         let name: Arc<str> = mirror.name().into();
         running.push(match mirror {
             AnyMirror::Agent(config) => {
@@ -94,6 +96,7 @@ pub async fn push(
                     key,
                     once,
                     dry_run,
+                    verify,
                     metrics,
                     stop,
                     starts,

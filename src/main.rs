@@ -9,8 +9,8 @@ use std::sync::Arc;
 use lsyncd::carrier::action::ActionLog;
 use lsyncd::cli::legacy::CommandLine;
 use lsyncd::cli::{self, AgentVisit, Invocation, Output, World, two};
-use lsyncd::config::AnyMirror;
 use lsyncd::config::settings::Settings;
+use lsyncd::config::{AnyMirror, Verify};
 use lsyncd::daemon::detach::{Detached, Report, detach};
 use lsyncd::daemon::pidfile::PidFile;
 use lsyncd::daemon::two::{Reload, Setup, Told};
@@ -62,8 +62,8 @@ fn run(screen: &Screen) -> Result<u8> {
         Invocation::Two(line) => return run_two(&line, &world),
         Invocation::Print { text, exit } => print(text.as_bytes(), exit),
         Invocation::Generate(what) => print(&cli::generate(what)?, Exit::Done),
-        Invocation::Push { mirrors, once, dry_run, output } => {
-            push(screen, mirrors, PushOptions { once, dry_run }, output)
+        Invocation::Push { mirrors, once, dry_run, verify, output } => {
+            push(screen, mirrors, PushOptions { once, dry_run, verify }, output)
         }
         Invocation::Agent(visit) => agent(screen, &visit),
         Invocation::Check(config) => {
@@ -82,7 +82,8 @@ fn push(
     how: PushOptions,
     output: Output,
 ) -> Result<Exit> {
-    let style = style(output, how.dry_run, mirrors.len() > 1);
+    let verify = how.verify != Verify::No;
+    let style = Style { verify, ..style(output, how.dry_run, mirrors.len() > 1) };
     start_log(screen, output);
     let view = Arc::new(View::new(style, screen.clone()));
     let metrics = Arc::clone(&view);
@@ -186,6 +187,7 @@ fn style(output: Output, dry_run: bool, several: bool) -> Style {
         quiet: output.quiet,
         progress: output.progress,
         dry_run,
+        verify: false,
         several,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lsync_protocol::entry::Kind;
 use lsync_protocol::path::RelPath;
 
 use crate::error::Problem;
@@ -54,6 +55,10 @@ pub enum Notice {
     Failed { mirror: Arc<str>, what: String, hint: Option<String> },
     /// Something was done on the target, or would be (`--dry-run`).
     Step { mirror: Arc<str>, step: Step },
+    /// Source and target differ; what that leads to is told by others.
+    Differs { mirror: Arc<str>, difference: Difference },
+    /// Everything was compared (`verify`), and so many differences were found.
+    Verified { mirror: Arc<str>, totals: Totals, differences: u64, healed: bool },
     /// The mirror has ended as it should (`--once`).
     Done { mirror: Arc<str>, totals: Totals },
 }
@@ -78,6 +83,8 @@ impl Notice {
             | Notice::Resumed { mirror }
             | Notice::Failed { mirror, .. }
             | Notice::Step { mirror, .. }
+            | Notice::Differs { mirror, .. }
+            | Notice::Verified { mirror, .. }
             | Notice::Done { mirror, .. } => mirror,
         }
     }
@@ -129,6 +136,43 @@ pub enum Step {
     Rename { from: RelPath, to: RelPath },
     /// The same content, other mode, owner or times.
     Attributes { path: RelPath },
+}
+
+/// A path at which source and target differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The path.
+    pub path: RelPath,
+    /// How; the first that applies.
+    pub how: Differs,
+    /// The attributes that differ, by name, where both sides have a thing of the same kind.
+    pub attributes: Vec<&'static str>,
+}
+
+/// How source and target differ at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Differs {
+    /// Only the source has it.
+    Missing {
+        /// It is a directory.
+        dir: bool,
+    },
+    /// Only the target has it.
+    Extra {
+        /// It is a directory.
+        dir: bool,
+    },
+    /// They have things of different kinds.
+    Kind {
+        /// What the source has.
+        source: Kind,
+        /// What the target has.
+        target: Kind,
+    },
+    /// They have other contents, or a symbolic link points elsewhere.
+    Content,
+    /// Only attributes differ.
+    Attributes,
 }
 
 macro_rules! counters {

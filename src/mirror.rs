@@ -7,6 +7,7 @@
 
 pub mod actions;
 mod clear;
+mod compare;
 pub mod connect;
 mod event;
 mod flights;
@@ -34,8 +35,8 @@ use lsync_protocol::path::{Escaped, RelPath};
 use lsync_protocol::xattr::{Classes, Xattr};
 
 use crate::collate::{Batch, Collate, Follow, Marks, Step};
-use crate::config::Delete;
 use crate::config::mapping::Mapping;
+use crate::config::{Delete, Verify};
 use crate::error::{Exit, Problem};
 use crate::filter::Filter;
 use crate::plan::Planned;
@@ -44,10 +45,11 @@ use crate::watch::WatchEvent;
 pub use event::{Effect, Event, Report, Totals};
 pub use owners::Unasked;
 
-pub use crate::carrier::NotBuilt;
+pub use crate::carrier::{Compared, NotBuilt};
 pub use crate::source::{RootTrouble, SourceDir};
 
 use clear::Clearings;
+use compare::Told;
 use flights::{Cause, Flight, Flights};
 use guard::Guard;
 use moved::Moved;
@@ -104,6 +106,8 @@ pub struct Rules {
     pub once: bool,
     /// Nothing is done, only said.
     pub dry_run: bool,
+    /// Source and target are only compared.
+    pub verify: Verify,
     /// Keys the digests of this source.
     pub key: [u8; 32],
 }
@@ -219,6 +223,7 @@ pub struct Mirror {
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
     origins: Origins,
+    told: Told,
     ready: bool,
     finished: bool,
     totals: Totals,
@@ -233,7 +238,12 @@ impl Mirror {
             collate: Collate::new(rules.delay, DIRTY_MAX),
             guard: Guard::new(rules.max_delete),
             owners: Owners::new(rules.numeric_ids, &rules.mapping),
-            problems: Problems::new(if rules.once { 2 } else { u32::MAX }),
+            problems: Problems::new(match (rules.verify, rules.once) {
+                // What could not be looked at is told, not tried.
+                (Verify::Tell | Verify::Heal, _) => 1,
+                (Verify::No, true) => 2,
+                (Verify::No, false) => u32::MAX,
+            }),
             rules,
             flights: Flights::default(),
             next_op: 1,
@@ -263,6 +273,7 @@ impl Mirror {
             xattrs_said: false,
             unmapped_said: false,
             moved: Moved::default(),
+            told: Told::default(),
             origins: Origins::default(),
             there: BTreeMap::new(),
             ready: false,
@@ -315,6 +326,7 @@ impl Mirror {
             Event::NoList { request, why: NoList::Trouble(trouble) } => {
                 self.answered(request, walk::Answer::Trouble(trouble.text), now);
             }
+            Event::Compared { request, files } => self.compared(request, files, now),
             Event::Acked { done, outcomes } => self.acked(&done, outcomes, now),
             Event::NotBuilt { id, why } => self.not_built(id, why, now),
             Event::Staged { id } => self.staged.push(id),
@@ -363,7 +375,10 @@ impl Mirror {
     pub fn wants_walk(&self) -> bool {
         self.parked.is_empty()
             && self.flights.len() < FLIGHTS_MAX
-            && self.walk.as_ref().is_none_or(|walk| walk.waiting() < LISTS_MAX)
+            && self
+                .walk
+                .as_ref()
+                .is_none_or(|walk| walk.waiting() < LISTS_MAX && !walk.contents.is_full())
     }
 
     /// Is the first mirror complete?
@@ -737,7 +752,9 @@ impl Mirror {
             for op in ops {
                 self.totals.ops += 1;
                 self.totals.deleted += u64::from(matches!(op, Planned::Remove { .. }));
-                self.say(Report::Op(op));
+                if self.rules.verify == Verify::No {
+                    self.say(Report::Op(op));
+                }
             }
             return;
         }
@@ -826,6 +843,20 @@ impl Mirror {
         self.say(Report::Warning(text));
     }
 
+    /// What a run that was to be done once came to.
+    fn outcome_of_once(&self) -> Exit {
+        let unhealed = match self.rules.verify {
+            Verify::No => false,
+            Verify::Tell => self.told.count() > 0,
+            Verify::Heal => self.problems.list().any(|problem| self.told.has(&problem.path)),
+        };
+        match self.problems.is_empty() {
+            _ if unhealed => Exit::Differs,
+            true => Exit::Done,
+            false => Exit::Partial,
+        }
+    }
+
     /// With `--once`: nothing is left to do.
     fn finish_once(&mut self) {
         if self.rules.once
@@ -838,8 +869,7 @@ impl Mirror {
             && self.clearings.is_empty()
             && self.collate.is_empty()
         {
-            let exit = if self.problems.is_empty() { Exit::Done } else { Exit::Partial };
-            self.finish(exit);
+            self.finish(self.outcome_of_once());
         }
     }
 }

@@ -7,10 +7,23 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use lsync_protocol::entry::{Difference, Held, Kind, Named, Quick, difference};
+use lsync_protocol::entry::{Difference, Entry, Held, Kind, Named, Quick, difference};
 use lsync_protocol::path::RelPath;
 
 use crate::plan::{Planned, create};
+
+/// A file that both sides have, of the same size: its content decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twin {
+    /// Where it stands.
+    pub path: RelPath,
+    /// As the source has it.
+    pub entry: Entry,
+    /// The attributes that differ, by name.
+    pub attributes: Vec<&'static str>,
+    /// What to do if the content is the same.
+    pub meta: Option<Planned>,
+}
 
 /// What differs in one directory.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,6 +36,38 @@ pub struct Differences {
     pub extra: Vec<(RelPath, Kind)>,
     /// Names of kinds that are not mirrored.
     pub unmirrored: Vec<(RelPath, Kind)>,
+    /// With [`Quick::Content`]: files whose content is still to be compared.
+    pub twins: Vec<Twin>,
+}
+
+/// The files of a directory that is equal, as far as a listing tells.
+pub fn twins(dir: &RelPath, source: &[Named]) -> Vec<Twin> {
+    let files = source.iter().filter(|named| needs_content(&named.entry));
+    let twin = |named: &Named| {
+        let path = dir.join(&named.name).ok()?;
+        Some(Twin { path, entry: named.entry.clone(), attributes: Vec::new(), meta: None })
+    };
+    files.filter_map(twin).collect()
+}
+
+/// Is there content to be compared?
+fn needs_content(entry: &Entry) -> bool {
+    entry.kind == Kind::File && entry.size > 0
+}
+
+/// The names of the attributes in which two things of one kind differ, as the target can hold them.
+#[must_use]
+pub fn attributes(source: &Entry, target: &Entry, held: &Held) -> Vec<&'static str> {
+    let ours = held.meta(source.kind, &source.meta);
+    let theirs = held.meta(target.kind, &target.meta);
+    let table = [
+        (ours.mode != theirs.mode, "mode"),
+        (ours.uid != theirs.uid, "owner"),
+        (ours.gid != theirs.gid, "group"),
+        (ours.mtime != theirs.mtime, "mtime"),
+        (ours.xattrs != theirs.xattrs, "xattrs"),
+    ];
+    table.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect()
 }
 
 /// Compares a directory's listings; `target` is `None` where the target has no such directory.
@@ -65,7 +110,17 @@ pub fn reconcile(
         }
         let Some(op) = create(&path, &ours.entry, held, there.is_none()) else { continue };
         let differs = there.map(|there| difference(&ours.entry, &there.entry, held, quick));
+        let by_content = quick == Quick::Content && needs_content(&ours.entry);
         match (there, differs) {
+            (Some(there), Some(Difference::None | Difference::Meta)) if by_content => {
+                let attributes = attributes(&ours.entry, &there.entry, held);
+                let meta = (differs == Some(Difference::Meta)).then(|| Planned::Meta {
+                    path: path.clone(),
+                    kind: Kind::File,
+                    meta: held.meta(Kind::File, &ours.entry.meta),
+                });
+                found.twins.push(Twin { path, entry: ours.entry.clone(), attributes, meta });
+            }
             (None, _) => {
                 if ours.entry.kind == Kind::Dir {
                     found.made.push(path);
@@ -100,7 +155,7 @@ pub fn reconcile(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lsync_protocol::entry::{Entry, Holds, Meta, Time, Wanted};
+    use lsync_protocol::entry::{Holds, Meta, Time, Wanted};
     use lsync_protocol::xattr::Classes;
 
     fn named(name: &str, kind: Kind, size: u64, mode: u32) -> Named {

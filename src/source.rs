@@ -4,6 +4,7 @@
 //! while idle, since a held one would make the administrator's `umount` fail. Nothing is concluded
 //! from a root that is gone, unmounted or replaced, nor from a file system below it that went away.
 
+mod hash;
 mod look;
 mod rules;
 

@@ -33,6 +33,8 @@ pub struct Style {
     pub progress: bool,
     /// Steps are what would be done, and the result: they go to standard output.
     pub dry_run: bool,
+    /// Source and target are only compared: differences are the result, and go there.
+    pub verify: bool,
     /// There are several mirrors: lines name theirs.
     pub several: bool,
 }

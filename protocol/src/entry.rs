@@ -317,6 +317,8 @@ pub enum Quick {
     SizeAndTime,
     /// By size alone (`--size-only`).
     Size,
+    /// By content: of files of equal size nothing is known before their hashes are.
+    Content,
     /// Never taken for equal: something said that the content may have changed.
     Never,
 }
@@ -340,7 +342,7 @@ pub fn difference(source: &Entry, target: &Entry, held: &Held, quick: Quick) -> 
             let same = source.size == target.size
                 && match quick {
                     Quick::SizeAndTime => same_time(),
-                    Quick::Size => true,
+                    Quick::Size | Quick::Content => true,
                     Quick::Never => false,
                 };
             if !same {

@@ -652,8 +652,8 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xattr::{Classes, Xattr, Xattrs};
     use crate::entry::{Entry, Kind, Meta, Time};
+    use crate::xattr::{Classes, Xattr, Xattrs};
     use proptest::prelude::*;
 
     fn path(text: &str) -> RelPath {

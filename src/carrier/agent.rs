@@ -1,13 +1,14 @@
 //! The agent's carrier: operations as frames on one link.
 //!
-//! Four tasks: one reads the link, one writes it (small frames before bulk ones), one builds
-//! operations in order, and a few bring the content of large files. Two credits keep both ends
+//! Five tasks: one reads the link, one writes it (small frames before bulk ones), one builds
+//! operations in order, one compares files by their hashes, and a few bring the content of large files. Two credits keep both ends
 //! bounded: *small* for operations with their inline content, *bulk* for the content of stages,
 //! so that a small change never waits for a large file.
 
 mod base;
 mod build;
 mod handshake;
+mod hashes;
 mod incoming;
 mod limit;
 mod outgoing;
@@ -69,6 +70,8 @@ struct Shared {
     window: Window,
     /// Listings that were asked and not answered.
     asked: Mutex<HashSet<u32>>,
+    /// Comparisons by content that the agent has not answered.
+    hashes: hashes::Waiting,
     /// Operations whose content is being brought, or is to be, by a transfer of its own.
     bringing: Mutex<HashSet<OpId>>,
     /// Those of them whose content is not wanted any more.
@@ -194,6 +197,7 @@ pub struct AgentCarrier {
     shared: Arc<Shared>,
     orders: mpsc::UnboundedSender<Order>,
     urgent: mpsc::UnboundedSender<Vec<u8>>,
+    questions: mpsc::UnboundedSender<hashes::Question>,
     /// Directories to be compared that have not been sent yet, and the number of the first.
     lists: Vec<Asked>,
     lists_first: u32,
@@ -228,6 +232,7 @@ impl AgentCarrier {
             bulk_all: AtomicUsize::new(bulk_all),
             window,
             asked: Mutex::default(),
+            hashes: hashes::Waiting::default(),
             bringing: Mutex::default(),
             cancelled: Mutex::default(),
             broken: Mutex::default(),
@@ -275,11 +280,14 @@ impl AgentCarrier {
             Arc::clone(&shared),
         ));
         tasks.spawn(transfer::bring(large_in, bulk, events.clone(), Arc::clone(&shared)));
+        let (questions, asked) = mpsc::unbounded_channel();
+        tasks.spawn(hashes::run(asked, urgent.clone(), events.clone(), Arc::clone(&shared)));
         tasks.spawn(prove(events, Arc::clone(&shared)));
         AgentCarrier {
             shared,
             orders,
             urgent,
+            questions,
             lists: Vec::new(),
             lists_first: 0,
             lists_bytes: 0,
@@ -332,6 +340,10 @@ impl Carrier for AgentCarrier {
         }
         self.lists_bytes += dir.as_bytes().len();
         self.lists.push(Asked { dir, digest });
+    }
+
+    fn compare(&mut self, request: u32, dir: RelPath, names: Vec<Box<[u8]>>, calm: bool) {
+        let _ = self.questions.send(hashes::Question { request, dir, names, calm });
     }
 
     fn flush(&mut self) {

@@ -73,8 +73,8 @@ pub(super) enum Command {
     Why(Later),
     #[command(about = later!("Watch the mirrors of a running lsyncd"))]
     Monitor(Later),
-    #[command(about = later!("Compare a source and its target by content"))]
-    Verify(Later),
+    /// Compare a source and its target by content, and list what differs
+    Verify(Box<VerifyArgs>),
     /// Load an Lsyncd 2 configuration and say what each of its syncs will do
     ///
     /// Nothing is started and nothing is touched; but a configuration is a program in Lua, and is
@@ -167,8 +167,58 @@ pub(super) struct PushArgs {
     pub(super) daemon: DaemonArgs,
 }
 
-/// When and how far.
+/// Arguments of `verify`.
 #[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    override_usage = "lsyncd verify [OPTIONS] SOURCE TARGET",
+    after_help = "\
+Give it what the mirror was given: what rules leave out, what is not carried and what the target
+cannot hold is no difference. Each side hashes its own files (BLAKE3); content does not travel.
+One line a difference, on standard output: missing, extra, kind, content or attributes, and the path.
+
+Exit codes: 0 no differences, or all healed, 2 usage, 23 some paths could not be compared,
+24 there are differences, 25 stopped by a guard, 255 could not start or connect."
+)]
+pub(super) struct VerifyArgs {
+    /// The directory whose contents are mirrored
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::DirPath)]
+    pub(super) source: PathBuf,
+
+    /// Where they are mirrored to: a directory, here or on a host
+    #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub(super) target: OsString,
+
+    /// Mend what differs, and touch nothing else
+    #[arg(long)]
+    pub(super) heal: bool,
+
+    /// Whether what only the target has is a difference: yes, no [default: yes]
+    #[arg(long, value_name = "WHEN", value_enum, hide_possible_values = true)]
+    pub(super) delete: Option<When>,
+
+    /// With --heal: delete nothing if it were more names than this: a number, or a percentage of all
+    #[arg(long, value_name = "N|P%")]
+    pub(super) max_delete: Option<String>,
+
+    /// With --heal: let the target become empty if the source is
+    #[arg(long)]
+    pub(super) allow_empty: bool,
+
+    #[command(flatten)]
+    pub(super) rules: RuleArgs,
+    #[command(flatten)]
+    pub(super) attributes: AttributeArgs,
+    #[command(flatten)]
+    pub(super) transfer: TransferArgs,
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// When and how far.
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Running")]
 pub(super) struct RunArgs {
     /// Mirror once and end
@@ -346,7 +396,8 @@ pub(super) struct TransferArgs {
     /// Compare files by size alone, not by time
     #[arg(long)]
     pub(super) size_only: bool,
-    #[arg(long, help = later!("Compare files by content"))]
+    /// Compare files by content, not by size and time: both sides read all of them
+    #[arg(long)]
     pub(super) checksum: bool,
     /// Have the target's disk confirm every change
     #[arg(long)]
@@ -421,7 +472,7 @@ pub(super) struct OutputArgs {
 }
 
 /// What belongs to a running lsyncd.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Running mirrors")]
 pub(super) struct DaemonArgs {
     /// What the mirror is called in lines and commands, once for each TARGET [default: the TARGET]

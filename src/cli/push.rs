@@ -10,12 +10,14 @@ use lsync_protocol::xattr::Classes;
 
 use crate::config::mapping::{Mapping, OwnerMap};
 
-use super::args::{AgentArgs, OutputArgs, PushArgs, ReachArgs, Watch, When};
+use super::args::{
+    AgentArgs, DaemonArgs, OutputArgs, PushArgs, ReachArgs, RunArgs, VerifyArgs, Watch, When,
+};
 use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
 use crate::config::target::{BadTarget, rsync_daemon};
 use crate::config::{
     AgentOptions, AnyMirror, Attributes, Delete, MirrorConfig, SshOptions, SshTarget, Target,
-    WatchChoice, guard, value,
+    Verify, WatchChoice, guard, value,
 };
 use crate::error::{Error, Result};
 
@@ -66,6 +68,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         compress: optional("--compress", args.transfer.compress.as_deref(), value::compress)?
             .unwrap_or_default(),
         size_only: args.transfer.size_only,
+        checksum: args.transfer.checksum,
         fsync: args.transfer.fsync,
         inplace: args.transfer.inplace,
         rescan,
@@ -106,8 +109,46 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         mirrors,
         once: run.once || run.dry_run,
         dry_run: run.dry_run,
+        verify: Verify::No,
         output: output(&args.output, world),
     })
+}
+
+/// What `verify` is asked to do: what `push --once` would with the same options, but compared by
+/// content, and told.
+pub(super) fn verify(args: VerifyArgs, matches: &ArgMatches, world: &World) -> Result<Invocation> {
+    if args.reach.rsync.is_some() || rsync_daemon(args.target.as_bytes()).is_some() {
+        return Err(Error::usage("lsyncd verify needs an agent on the target")
+            .hint("rsync -n --checksum -ai SOURCE/ TARGET compares what rsync carries"));
+    }
+    if args.transfer.size_only {
+        return Err(Error::usage("--size-only does not go with lsyncd verify")
+            .hint("lsyncd push -n --size-only compares by size"));
+    }
+    let heal = if args.heal { Verify::Heal } else { Verify::Tell };
+    let push_args = PushArgs {
+        source: args.source,
+        targets: vec![args.target],
+        run: RunArgs {
+            once: true,
+            delete: args.delete,
+            max_delete: args.max_delete,
+            allow_empty: args.allow_empty,
+            ..RunArgs::default()
+        },
+        rules: args.rules,
+        attributes: args.attributes,
+        transfer: args.transfer,
+        reach: args.reach,
+        output: args.output,
+        daemon: DaemonArgs::default(),
+    };
+    match push(&push_args, matches, world)? {
+        Invocation::Push { mirrors, once, dry_run, output, .. } => {
+            Ok(Invocation::Push { mirrors, once, dry_run, verify: heal, output })
+        }
+        other => Ok(other),
+    }
 }
 
 /// What `agent install` and `agent check` are asked to do.
@@ -135,18 +176,11 @@ pub(super) fn agent(install: bool, args: &AgentArgs, world: &World) -> Result<In
 
 /// Options of the contract that are not built yet: an error, never ignored.
 fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
-    // What the agent cannot do yet, rsync can.
-    let agent = !rsync::carries_all(args);
     let table = [
         (args.run.verify_every.is_some(), "--verify-every", ""),
         (args.run.trash.is_some(), "--trash", "--delete no keeps what the source no longer has"),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
         (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
-        (
-            agent && args.transfer.checksum,
-            "--checksum",
-            "live changes are never judged by size and time",
-        ),
         (args.daemon.control.is_some(), "--control", ""),
         (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),
     ];

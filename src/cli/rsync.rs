@@ -11,15 +11,8 @@ use std::path::Path;
 use super::args::PushArgs;
 use super::shown;
 use crate::config::rsync::{RsyncMirror, RsyncOptions, RsyncShell, RsyncValue};
-use crate::config::target::rsync_daemon;
 use crate::config::{AnyMirror, Compress, MirrorConfig, Target};
 use crate::error::{Error, Result};
-
-/// Are all targets carried by rsync?
-pub(super) fn carries_all(args: &PushArgs) -> bool {
-    args.reach.rsync.is_some()
-        || args.targets.iter().all(|target| rsync_daemon(target.as_bytes()).is_some())
-}
 
 /// A mirror to an rsync daemon.
 pub(super) fn to_daemon(

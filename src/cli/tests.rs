@@ -245,8 +245,7 @@ fn several_targets_are_several_mirrors() {
 fn what_is_not_there_yet_says_so() {
     let place = place();
     for (line, option) in [
-        (&["--checksum"][..], "--checksum"),
-        (&["--verify-every", "5"], "--verify-every"),
+        (&["--verify-every", "5"][..], "--verify-every"),
         (&["-L"], "--copy-links"),
         (&["--trash", "x"], "--trash"),
         (&["--control", "x"], "--control"),
@@ -255,7 +254,7 @@ fn what_is_not_there_yet_says_so() {
     ] {
         assert_eq!(place.refused(line).0, format!("{option} is not there yet"));
     }
-    for command in ["run", "status", "flush", "pause", "resume", "why", "monitor", "verify"] {
+    for command in ["run", "status", "flush", "pause", "resume", "why", "monitor"] {
         let (text, hint, exit) = place.error(&[command, "--some", "x"]);
         assert_eq!(text, format!("lsyncd {command} is not there yet"));
         assert!(hint.starts_with("lsyncd push"), "{hint}");
@@ -281,6 +280,36 @@ fn mappings_are_read_and_do_not_contradict() {
         ),
     ] {
         assert_eq!(place.refused(line).0, said);
+    }
+}
+
+#[test]
+fn verify_takes_what_push_takes_and_only_compares() {
+    let place = place();
+    let words = ["verify", "--exclude", "*.o", "-x", "--max-size", "1K", "--no-owner", "-p", "22"];
+    for (heal, want) in [(None, Verify::Tell), (Some("--heal"), Verify::Heal)] {
+        let words: Vec<&str> = words.iter().copied().chain(heal).chain(["src", "h:d"]).collect();
+        let Ok(Invocation::Push { mirrors, once: true, dry_run: false, verify, .. }) =
+            place.read(&words)
+        else {
+            panic!("{words:?}");
+        };
+        assert_eq!(verify, want);
+        let [AnyMirror::Agent(mirror)] = &mirrors[..] else { panic!("{mirrors:?}") };
+        assert!(mirror.one_file_system && !mirror.attributes.owner);
+        assert_eq!((mirror.max_size, mirror.ssh.port), (Some(1024), Some(22)));
+        assert!(!mirror.filter.is_empty());
+    }
+    for (words, text) in [
+        (&["verify", "src", "h::m"][..], "lsyncd verify needs an agent on the target"),
+        (&["verify", "--rsync", "src", "h:d"], "lsyncd verify needs an agent on the target"),
+        (&["verify", "--size-only", "src", "h:d"], "--size-only does not go with lsyncd verify"),
+        (&["verify", "--once", "src", "h:d"], "unknown option --once"),
+        (&["verify", "src", "h:a", "h:b"], "unknown option h:b"),
+    ] {
+        let (said, hint, exit) = place.error(words);
+        assert!(said.starts_with(text) && !hint.is_empty(), "{words:?}: {said} ({hint})");
+        assert_eq!(exit, Exit::Usage);
     }
 }
 

@@ -34,6 +34,9 @@ pub(super) struct Greeting {
     pub(super) source: Arc<Source>,
     pub(super) key: [u8; 32],
     pub(super) dry_run: bool,
+    /// Only what differs is mended. Another mirror than the one that may be running: that one's
+    /// agent has not to give way.
+    pub(super) heals: bool,
 }
 
 /// Connects, has the agent in place, and greets it.
@@ -102,6 +105,9 @@ impl Greeting {
         {
             mirror.update(&(part.len() as u64).to_le_bytes());
             mirror.update(part);
+        }
+        if self.heals {
+            mirror.update(b"heals");
         }
         let mut id = [0; 16];
         mirror.finalize_xof().fill(&mut id);

@@ -7,9 +7,10 @@ use lsync_protocol::handshake::{Identity, Welcome};
 use lsync_protocol::message::{NoList, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
-use super::{NotBuilt, RootTrouble, SourceDir, Unasked};
+use super::{Compared, NotBuilt, RootTrouble, SourceDir, Unasked};
 use crate::collate::Batch;
 use crate::error::{Exit, Problem};
+use crate::metrics::Difference;
 use crate::plan::{Absent, Looked, Planned};
 use crate::watch::WatchEvent;
 
@@ -74,6 +75,13 @@ pub enum Event {
         request: u32,
         /// Why.
         why: NoList,
+    },
+    /// Files were compared by their content.
+    Compared {
+        /// The request.
+        request: u32,
+        /// One for each name, in their order.
+        files: Vec<Compared>,
     },
     /// The target's numbers of owners.
     NameIds {
@@ -145,6 +153,17 @@ pub enum Effect {
         /// The source's digest; `None`: the entries are wanted in any case.
         digest: Option<Digest>,
     },
+    /// Compare files of one directory by their content.
+    Compare {
+        /// The number the answer bears.
+        request: u32,
+        /// Which directory.
+        dir: RelPath,
+        /// Their names in it.
+        names: Vec<Box<[u8]>>,
+        /// With as much rest as work.
+        calm: bool,
+    },
     /// Ask the target for numbers of owners.
     AskNames(Unasked),
     /// Bring these to the target, in this order.
@@ -195,6 +214,8 @@ pub enum Report {
     Waiting(RootTrouble),
     /// The source's root is back.
     Back,
+    /// Only by `verify` and `--verify-every`: source and target differ.
+    Differs(Difference),
     /// Only with `--dry-run` or `-v`: an operation.
     Op(Planned),
 }

@@ -19,8 +19,8 @@ use super::{Effect, Event, Mirror, Report, Rules, Totals, Unasked};
 use crate::carrier::agent::{AgentCarrier, CarrierOptions};
 use crate::carrier::{Carried, Carrier};
 use crate::collate::Batch;
-use crate::config::MirrorConfig;
 use crate::config::mapping::{OwnerMap, To};
+use crate::config::{MirrorConfig, Verify};
 use crate::error::{Error, Exit, Result};
 use crate::link::Remote;
 use crate::metrics::{self, Counter, Metrics, Notice, Step};
@@ -48,6 +48,8 @@ pub struct Running {
     pub once: bool,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// Only compare; goes with `once`.
+    pub verify: Verify,
     /// Who hears of it.
     pub metrics: Arc<dyn Metrics>,
     /// Turns true when the mirror has to end.
@@ -180,10 +182,15 @@ pub async fn run(running: Running) -> Result<Exit> {
         wanted: super::wanted(config.attributes),
         numeric_ids: config.attributes.numeric_ids,
         mapping: Arc::clone(&config.mapping),
-        quick: if config.size_only { Quick::Size } else { Quick::SizeAndTime },
+        quick: match running.verify {
+            Verify::No if !config.checksum && config.size_only => Quick::Size,
+            Verify::No if !config.checksum => Quick::SizeAndTime,
+            _ => Quick::Content,
+        },
         rescan: config.rescan.map(jittered),
-        once: running.once || running.dry_run,
-        dry_run: running.dry_run,
+        once: running.once || running.dry_run || running.verify != Verify::No,
+        dry_run: running.dry_run || running.verify == Verify::Tell,
+        verify: running.verify,
         key: running.key,
     };
     let (looker, asked) = std::sync::mpsc::channel();
@@ -250,7 +257,9 @@ impl Loop {
                 return Ok(ended);
             }
             if let Link::Up { carrier, told, .. } = &mut self.link {
-                if !*told && self.mirror.is_even() {
+                // What is only compared is not mirrored.
+                let only = self.running.verify != Verify::No;
+                if !*told && !only && self.mirror.is_even() {
                     *told = true;
                     carrier.mirrored();
                 }
@@ -260,7 +269,13 @@ impl Loop {
                 self.say_goodbye().await;
                 if self.running.once && exit != Exit::Stopped {
                     let totals = self.totals(self.mirror.totals());
-                    self.notice(|mirror| Notice::Done { mirror, totals });
+                    let differences = self.mirror.differences();
+                    let verify = self.running.verify;
+                    let healed = verify == Verify::Heal;
+                    self.notice(|mirror| match verify {
+                        Verify::No => Notice::Done { mirror, totals },
+                        _ => Notice::Verified { mirror, totals, differences, healed },
+                    });
                 }
                 return Ok(exit);
             }
@@ -319,7 +334,8 @@ impl Loop {
                     config: Arc::clone(&self.running.config),
                     source: Arc::clone(&self.running.source),
                     key: self.running.key,
-                    dry_run: self.running.dry_run,
+                    dry_run: self.running.dry_run || self.running.verify == Verify::Tell,
+                    heals: self.running.verify == Verify::Heal,
                 };
                 let metrics = Arc::clone(&self.running.metrics);
                 self.link = Link::Connecting(tokio::spawn(connect(what, metrics)));
@@ -461,6 +477,11 @@ impl Loop {
                     carrier.list(request, dir, digest);
                 }
             }
+            Effect::Compare { request, dir, names, calm } => {
+                if let Some(carrier) = carrier {
+                    carrier.compare(request, dir, names, calm);
+                }
+            }
             Effect::Send(ops) => {
                 for (_, op) in &ops {
                     self.running
@@ -599,6 +620,7 @@ impl Loop {
                 groups.extend(known_groups);
                 Event::NameIds { users, groups }
             }
+            Carried::Compared { request, files } => Event::Compared { request, files },
             Carried::Acked { done, outcomes } => {
                 self.count(Counter::Acks, done.iter().map(|(_, count)| count).sum());
                 Event::Acked { done, outcomes }
@@ -642,6 +664,9 @@ impl Loop {
                 self.notice(|mirror| Notice::Halted { mirror, reason, hint });
             }
             Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
+            Report::Differs(difference) => {
+                self.notice(|mirror| Notice::Differs { mirror, difference });
+            }
             Report::Op(op) => {
                 let step = step(&op);
                 self.notice(|mirror| Notice::Step { mirror, step });

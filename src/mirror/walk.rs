@@ -12,14 +12,17 @@ use lsync_protocol::entry::{Difference, DirDigest, Kind, Named, Quick, differenc
 use lsync_protocol::message::INLINE_MAX;
 use lsync_protocol::path::RelPath;
 
+use super::compare::Contents;
 use super::live::GRACE;
 use super::pairing::{Pairing, Wait};
 use super::problems::What;
 use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals, any_under};
 use crate::collate::Marks;
+use crate::config::Verify;
 use crate::error::Exit;
+use crate::metrics;
 use crate::plan::{Absent, Planned};
-use crate::reconcile::reconcile;
+use crate::reconcile::{attributes, reconcile, twins};
 use crate::source::RULES_BACK;
 use crate::watch::WatchEvent;
 
@@ -78,18 +81,22 @@ pub(super) struct Walk {
     /// What is beneath those, where the guard wants it counted.
     beneath: Vec<(RelPath, Kind)>,
     counting: BTreeMap<u32, RelPath>,
+    /// Directories that only the target has, and that stay since rules keep something in them.
+    shielding: BTreeSet<RelPath>,
     /// The directories that hold extra names.
     holders: BTreeSet<RelPath>,
     /// Names in the source's root.
     root_names: Option<usize>,
     counts: Totals,
     /// Bytes of content that were found to be sent.
-    to_send: u64,
+    pub(super) to_send: u64,
     /// Names that events spoke of since it began, and whether what is beneath them may be other
     /// than it was: what the walk read of them may be older than what was sent meanwhile.
     touched: BTreeMap<RelPath, bool>,
     /// Large contents that wait for what they may be copied from.
     pairing: Pairing,
+    /// Contents that are still to be compared.
+    pub(super) contents: Contents,
     /// The guard has allowed what is still to be deleted.
     judged: bool,
 }
@@ -113,7 +120,8 @@ impl Walk {
 
     /// How many bytes of content it found to be sent, once it has compared everything.
     pub(super) fn to_send(&self) -> Option<u64> {
-        (self.read_all && self.pending.is_empty()).then_some(self.to_send)
+        let compared = self.read_all && self.pending.is_empty() && self.contents.is_empty();
+        compared.then_some(self.to_send)
     }
 
     /// How many directories wait for an answer.
@@ -156,8 +164,23 @@ impl Walk {
         full
     }
 
+    /// Was something heard of this path since it began?
+    pub(super) fn touched(&self, path: &RelPath) -> bool {
+        self.touched.contains_key(path)
+    }
+
+    /// Rules keep this name on the target, and so what is above it.
+    fn shields(&mut self, path: &RelPath) {
+        let mut at = path.parent();
+        while let Some(dir) = at
+            && self.shielding.insert(dir.clone())
+        {
+            at = dir.parent();
+        }
+    }
+
     /// May what stands in this directory be other than it was read?
-    fn dir_is_stale(&self, dir: &RelPath) -> bool {
+    pub(super) fn dir_is_stale(&self, dir: &RelPath) -> bool {
         let mut at = Some(dir.clone());
         while let Some(above) = at {
             if self.touched.get(&above) == Some(&true) {
@@ -240,12 +263,14 @@ impl Mirror {
             extra: Vec::new(),
             beneath: Vec::new(),
             counting: BTreeMap::new(),
+            shielding: BTreeSet::new(),
             holders: BTreeSet::new(),
             root_names: None,
             counts: Totals::default(),
             to_send: 0,
             touched: BTreeMap::new(),
             pairing: Pairing::default(),
+            contents: Contents::default(),
             judged: false,
         });
     }
@@ -381,13 +406,18 @@ impl Mirror {
         let mut ops = Vec::new();
         let mut touched = made;
         let mut unmirrored = Vec::new();
+        let mut by_content = Vec::new();
         let there = target.as_ref().map_or(Some(&seen.entries), Option::as_ref);
         walk.pairing.saw(&seen.dir, there.into_iter().flatten(), &held);
+        if target.is_none() && quick == Quick::Content {
+            by_content = twins(&seen.dir, &seen.entries);
+        }
         if let Some(target) = target {
             let unknown: Vec<Box<[u8]>> =
                 seen.unknown.iter().map(|(name, _)| name).chain(&seen.kept).cloned().collect();
             let found =
                 reconcile(&seen.dir, &seen.entries, &unknown, target.as_deref(), &held, quick);
+            by_content = found.twins;
             walk.made.extend(found.made);
             unmirrored = found.unmirrored;
             for (path, kind) in &found.extra {
@@ -408,6 +438,8 @@ impl Mirror {
                     walk.extra.append(&mut extra);
                 }
             }
+            self.tell(&found.ops, &seen.entries, target.as_deref());
+            let Some(walk) = &mut self.walk else { return };
             for op in found.ops {
                 let path = op.path();
                 let newer = stale
@@ -433,6 +465,15 @@ impl Mirror {
             && self.root_entry.as_ref().is_some_and(|root| {
                 difference(&seen.here, root, &held, self.rules.quick) != Difference::None
             });
+        if root_differs && let Some(root) = &self.root_entry {
+            let attributes = attributes(&seen.here, root, &held);
+            let path = seen.dir.clone();
+            let how = metrics::Differs::Attributes;
+            self.differs(metrics::Difference { path, how, attributes });
+        }
+        if let Some(walk) = &mut self.walk {
+            walk.contents.add(&seen.dir, by_content);
+        }
         if (touched || root_differs) && stale_attributes {
             self.collate.mark(&seen.dir, Marks::META, now);
         } else if touched || root_differs {
@@ -462,6 +503,7 @@ impl Mirror {
         }
         self.send(ops, Cause::Walk, now);
         self.send_paired(paired, now);
+        self.ask_contents();
     }
 
     /// Contents that waited leave, unless something newer is known of them.
@@ -528,7 +570,8 @@ impl Mirror {
     pub(super) fn finish_walk(&mut self, now: Instant) {
         loop {
             let Some(walk) = &self.walk else { return };
-            let compared = walk.read_all && walk.pending.is_empty() && self.parked.is_empty();
+            let read = walk.read_all && walk.pending.is_empty() && self.parked.is_empty();
+            let compared = read && walk.contents.is_empty();
             match walk.phase {
                 Phase::Comparing if compared => {
                     self.list_for_pairs();
@@ -570,7 +613,8 @@ impl Mirror {
             walk.phase = Phase::Ending;
             return true;
         }
-        let empties = walk.root_names == Some(0) && !self.rules.allow_empty;
+        let only_told = self.rules.verify == Verify::Tell;
+        let empties = walk.root_names == Some(0) && !self.rules.allow_empty && !only_told;
         if empties && walk.extra.iter().any(|(path, _)| path.depth() == 1) {
             let reason = "the source is empty and the target is not".to_owned();
             let hint = "nothing was deleted; if this is meant, start with --allow-empty".to_owned();
@@ -582,7 +626,9 @@ impl Mirror {
             walk.extra.clear();
             return true;
         }
-        if !self.guard.limits() {
+        // What is beneath them counts, or has to be told in their place.
+        let shields = self.rules.verify != Verify::No && !self.rules.filter.is_empty();
+        if (only_told || !self.guard.limits()) && !shields {
             self.check_extra();
             return true;
         }
@@ -616,6 +662,9 @@ impl Mirror {
                     let Ok(path) = dir.join(&named.name) else { continue };
                     let kind = named.entry.kind;
                     if !self.rules.filter.verdict(&path, kind == Kind::Dir).deletable_with_dir {
+                        if let Some(walk) = &mut self.walk {
+                            walk.shields(&path);
+                        }
                         continue;
                     }
                     if let Some(walk) = &mut self.walk {
@@ -674,6 +723,12 @@ impl Mirror {
                 at = above.parent();
             }
         }
+        let shielding = std::mem::take(&mut walk.shielding);
+        self.tell_extra(&removes, &tops, &shielding);
+        if self.rules.verify == Verify::Tell {
+            removes.clear();
+        }
+        let Some(walk) = &mut self.walk else { return };
         if std::mem::replace(&mut walk.judged, true) {
             if self.halted.is_some() {
                 removes.clear();

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lsync_protocol::entry::Kind;
 use lsync_protocol::path::RelPath;
 use serde_json::{Map, Value, json};
 
 use super::Style;
-use crate::metrics::{Counter, Counters, Notice, Step, Totals};
+use crate::metrics::{Counter, Counters, Difference, Differs, Notice, Step, Totals};
 
 /// Progress is reported this often at most.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -40,6 +41,7 @@ impl Objects {
                 | Notice::Halted { .. }
                 | Notice::Failed { .. }
                 | Notice::Step { .. }
+                | Notice::Differs { .. }
         );
         if self.style.quiet && !matters {
             return None;
@@ -85,6 +87,13 @@ impl Objects {
                 ("op", step_object(step))
             }
             Notice::Step { .. } => return None,
+            Notice::Differs { difference, .. } => ("difference", difference_object(difference)),
+            Notice::Verified { totals, differences, healed, .. } => {
+                let mut rest = totals_object(totals);
+                rest["differences"] = json!(differences);
+                rest["healed"] = json!(healed);
+                ("verified", rest)
+            }
             Notice::Done { totals, .. } => {
                 let mut rest = totals_object(totals);
                 let values = Counter::ALL.iter().map(|c| {
@@ -128,6 +137,25 @@ fn step_object(step: &Step) -> Value {
         }
         Step::Attributes { path: p } => json!({ "op": "attributes", "path": path(p) }),
     }
+}
+
+fn difference_object(difference: &Difference) -> Value {
+    let Difference { path: p, how, attributes } = difference;
+    let word = |kind: &Kind| kind.words().trim_start_matches("a ");
+    let mut object = match how {
+        Differs::Missing { dir } => json!({ "difference": "missing", "dir": dir }),
+        Differs::Extra { dir } => json!({ "difference": "extra", "dir": dir }),
+        Differs::Kind { source, target } => {
+            json!({ "difference": "kind", "source": word(source), "target": word(target) })
+        }
+        Differs::Content => json!({ "difference": "content" }),
+        Differs::Attributes => json!({ "difference": "attributes" }),
+    };
+    object["path"] = path(p);
+    if !attributes.is_empty() {
+        object["attributes"] = json!(attributes);
+    }
+    object
 }
 
 /// A path as text, or in base64 where it is none. The root is the empty text.

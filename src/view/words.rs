@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lsync_protocol::path::{Escaped, RelPath};
 
 use super::Style;
-use crate::metrics::{Notice, Progress, Step, Totals};
+use crate::metrics::{Difference, Differs, Notice, Progress, Step, Totals};
 
 /// Without a bar, how far it has come is said this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -78,15 +78,30 @@ impl Words {
             Notice::Done { totals, .. } if loud => {
                 let verb = if style.dry_run { "would be done" } else { "done" };
                 let mut lines = vec![Line::Err(format!("{verb}: {name}: {}", totals_text(totals)))];
-                lines.extend(said.problems_again(totals.problems));
+                lines.extend(said.problems_again(totals.problems, "mirrored"));
                 lines
+            }
+            Notice::Verified { totals, differences, healed, .. } if loud => {
+                let text = totals_text(totals);
+                let verb = if *healed { "compared and healed" } else { "compared" };
+                let found = counted(*differences, "difference");
+                let mut lines = vec![Line::Err(format!("{verb}: {name}: {found}, {text}"))];
+                lines.extend(said.problems_again(totals.problems, verb));
+                lines
+            }
+            Notice::Differs { difference, .. } if style.verify => {
+                vec![Line::Out(format!("{prefix}{}", difference_text(difference)))]
+            }
+            Notice::Differs { difference, .. } => {
+                line(format!("{name} had drifted, and is mended: {}", difference_text(difference)))
             }
             Notice::Problem { problem, .. } => {
                 if said.is_known(&problem.path, &problem.cause) {
                     return Vec::new();
                 }
                 let cause = safe(&problem.cause);
-                line(format!("cannot mirror {}: {cause}", problem.path))
+                let verb = if style.verify { "compare" } else { "mirror" };
+                line(format!("cannot {verb} {}: {cause}", problem.path))
             }
             Notice::Solved { path, .. } => {
                 let known = said.problems.remove(path).is_some();
@@ -137,6 +152,7 @@ impl Words {
             | Notice::Warning { .. }
             | Notice::Resumed { .. }
             | Notice::Step { .. }
+            | Notice::Verified { .. }
             | Notice::Done { .. } => Vec::new(),
         }
     }
@@ -168,13 +184,12 @@ impl Said {
         false
     }
 
-    fn problems_again(&self, count: u64) -> Vec<Line> {
+    fn problems_again(&self, count: u64, verb: &str) -> Vec<Line> {
         let count = count.max(self.problems.len() as u64);
         if count == 0 {
             return Vec::new();
         }
-        let mut lines =
-            vec![Line::Err(format!("{} could not be mirrored:", counted(count, "path")))];
+        let mut lines = vec![Line::Err(format!("{} could not be {verb}:", counted(count, "path")))];
         for (path, cause) in &self.problems {
             lines.push(Line::Err(format!("  {path}: {}", safe(cause))));
         }
@@ -230,6 +245,26 @@ pub(super) fn step_text(step: &Step) -> String {
         Step::Delete { path, dir } => format!("delete {path}{}", slash(dir)),
         Step::Rename { from, to } => format!("rename {from} -> {to}"),
         Step::Attributes { path } => format!("attributes {path}"),
+    }
+}
+
+/// `content a/b (mtime)`: how, where, and what else.
+pub(super) fn difference_text(difference: &Difference) -> String {
+    let Difference { path, how, attributes } = difference;
+    let slash = |dir: bool| if dir { "/" } else { "" };
+    let path = if path.is_root() { ".".to_owned() } else { path.to_string() };
+    let attributes = match attributes[..] {
+        [] => String::new(),
+        _ => format!(" ({})", attributes.join(", ")),
+    };
+    match how {
+        Differs::Missing { dir } => format!("missing {path}{}", slash(*dir)),
+        Differs::Extra { dir } => format!("extra {path}{}", slash(*dir)),
+        Differs::Kind { source, target } => {
+            format!("kind {path} ({} instead of {})", target.words(), source.words())
+        }
+        Differs::Content => format!("content {path}{attributes}"),
+        Differs::Attributes => format!("attributes {path}{attributes}"),
     }
 }
 

@@ -74,14 +74,14 @@ fn errors_are_a_line_and_a_hint_on_standard_error() {
             "lsyncd: refusing to mirror to h:/: it is the root directory\nhint: the target becomes equal to the source, so all else on that host would be deleted; name a directory in it\n",
         ),
         (
-            &["push", "--checksum", "src", "h:d"],
+            &["push", "--copy-links", "src", "h:d"],
             2,
-            "lsyncd: --checksum is not there yet\nhint: live changes are never judged by size and time\n",
+            "lsyncd: --copy-links is not there yet\nhint: symbolic links are mirrored as they are\n",
         ),
         (
-            &["verify", "src", "h:d"],
+            &["status", "src"],
             2,
-            "lsyncd: lsyncd verify is not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
+            "lsyncd: lsyncd status is not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
         ),
         (
             &["-rsyncssh", "no", "h", "d"],

@@ -137,7 +137,7 @@ impl Home {
         let mut before = "";
         for (at, word) in words.iter().enumerate() {
             // The command itself, and `agent install`.
-            let places = at > 1 || (at == 1 && words[0] == "push");
+            let places = at > 1 || (at == 1 && ["push", "verify"].contains(&words[0].as_str()));
             argv.push(if places { self.place(word, before) } else { word.into() });
             before = word;
         }
@@ -195,6 +195,7 @@ fn every_option_that_is_named_exists() {
     for text in [
         help(&["--help"]),
         help(&["push", "--help"]),
+        help(&["verify", "--help"]),
         help(&["agent", "install", "--help"]),
         help(&["agent", "check", "--help"]),
     ] {

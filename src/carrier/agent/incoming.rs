@@ -221,6 +221,10 @@ fn take(
             shared.bases.sums(stage, sums)?;
             None
         }
+        Message::Hashes { request, files } => {
+            shared.hashes.answered(request, files)?;
+            None
+        }
         Message::Warning { text } => Some(Carried::Warning(Escaped(text.as_bytes()).to_string())),
         Message::Ping(n) => {
             let mut pong = Vec::new();

@@ -221,6 +221,7 @@ impl Round {
                 key,
                 once,
                 dry_run: false,
+                verify: crate::config::Verify::No,
                 metrics,
                 stop,
                 starts,

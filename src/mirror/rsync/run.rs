@@ -369,8 +369,8 @@ impl Loop {
                 self.notice(|mirror| Notice::Halted { mirror, reason, hint });
             }
             Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
-            // Steps are told as rsync says them.
-            Report::Op(_) => {}
+            // Steps are told as rsync says them, and nothing is compared by content.
+            Report::Op(_) | Report::Differs(_) => {}
         }
     }
 

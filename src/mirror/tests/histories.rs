@@ -4,7 +4,7 @@ use super::world::*;
 use crate::config::Delete;
 use crate::mirror::{RootTrouble, Rules};
 use crate::watch::WatchEvent;
-use lsync_protocol::entry::Kind;
+use lsync_protocol::entry::{Kind, Quick};
 
 struct Random(u64);
 
@@ -236,6 +236,11 @@ fn every_history_with_a_delay_ends_equal() {
     // Much more meets in one batch.
     let delay = std::time::Duration::from_millis(100);
     run(1..SEEDS, || Rules { allow_empty: true, delay, ..rules() });
+}
+
+#[test]
+fn every_history_compared_by_content_ends_equal() {
+    run(1..SEEDS / 2, || Rules { allow_empty: true, quick: Quick::Content, ..rules() });
 }
 
 #[test]

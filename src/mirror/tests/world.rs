@@ -44,7 +44,8 @@ impl Thing {
     pub(super) fn entry(&self) -> Entry {
         let size = match self.kind {
             Kind::File if self.content >= LARGE => INLINE_MAX + self.content,
-            Kind::File => self.content % 3,
+            // Some of one size; none is empty, for then there would be nothing to compare.
+            Kind::File => 1 + self.content % 3,
             _ => 0,
         };
         let link = (self.kind == Kind::Symlink).then(|| format!("{}", self.content));
@@ -115,6 +116,7 @@ struct Link {
     cancelled: BTreeSet<OpId>,
     wire: VecDeque<Built>,
     lists: VecDeque<(u32, RelPath, Option<Digest>)>,
+    compares: VecDeque<(u32, Vec<RelPath>)>,
     answers: VecDeque<Event>,
     acks: Vec<(OpId, Option<Outcome>)>,
     /// Put together from something that was not what it seemed: by stage, then by what names it.
@@ -224,6 +226,7 @@ pub(super) fn rules() -> Rules {
         rescan: None,
         once: false,
         dry_run: false,
+        verify: crate::config::Verify::No,
         key: [7; 32],
     }
 }
@@ -488,6 +491,10 @@ impl World {
             Effect::AskNames(_) => unreachable!("owners are numbers here"),
             Effect::List { request, dir, digest } => {
                 self.link.as_mut().unwrap().lists.push_back((request, dir, digest));
+            }
+            Effect::Compare { request, dir, names, .. } => {
+                let files = names.iter().map(|name| dir.join(name).unwrap()).collect();
+                self.link.as_mut().unwrap().compares.push_back((request, files));
             }
             Effect::Send(ops) => {
                 for (at, (_, op)) in ops.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! The carrier and the target: operations are built, sent, applied and answered.
 
 use super::*;
+use crate::mirror::Compared;
 
 impl World {
     // The carrier.
@@ -87,7 +88,18 @@ impl World {
     pub(super) fn list(&mut self, pick: usize) -> bool {
         let Some(link) = &mut self.link else { return false };
         if link.lists.is_empty() {
-            return false;
+            let Some((request, files)) = link.compares.pop_front() else { return false };
+            let compared = |at: &RelPath| {
+                let file = |tree: &Tree| tree.get(at).filter(|t| t.kind == Kind::File).cloned();
+                match (file(&self.source), file(&self.target)) {
+                    (Some(a), Some(b)) if a.content == b.content => Compared::Same,
+                    (Some(_), Some(_)) => Compared::Differs,
+                    _ => Compared::Moving,
+                }
+            };
+            let files = files.iter().map(compared).collect();
+            link.answers.push_back(Event::Compared { request, files });
+            return true;
         }
         let (request, dir, digest) = link.lists.remove(pick % link.lists.len()).unwrap();
         let event = if self.broken.contains(&dir) {
