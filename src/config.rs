@@ -244,6 +244,8 @@ pub struct MirrorConfig {
     pub inplace: bool,
     /// How often the whole tree is walked; `None`: never.
     pub rescan: Option<Duration>,
+    /// How often the target is compared by content; `None`: never.
+    pub verify_every: Option<Duration>,
     /// Which watcher is used.
     pub watch: WatchChoice,
     /// How to reach the host.
@@ -278,6 +280,7 @@ impl MirrorConfig {
             fsync: false,
             inplace: false,
             rescan: Some(DEFAULT_RESCAN),
+            verify_every: None,
             watch: WatchChoice::default(),
             ssh: SshOptions::default(),
             agent: AgentOptions::default(),

@@ -9,6 +9,7 @@ pub mod actions;
 mod clear;
 mod compare;
 pub mod connect;
+mod drift;
 mod event;
 mod flights;
 mod guard;
@@ -22,6 +23,7 @@ mod problems;
 mod renames;
 pub mod rsync;
 pub mod run;
+mod touched;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,6 +44,7 @@ use crate::filter::Filter;
 use crate::plan::Planned;
 use crate::watch::WatchEvent;
 
+pub use drift::LastVerify;
 pub use event::{Effect, Event, Report, Totals};
 pub use owners::Unasked;
 
@@ -50,6 +53,7 @@ pub use crate::source::{RootTrouble, SourceDir};
 
 use clear::Clearings;
 use compare::Told;
+use drift::Drift;
 use flights::{Cause, Flight, Flights};
 use guard::Guard;
 use moved::Moved;
@@ -102,6 +106,8 @@ pub struct Rules {
     pub quick: Quick,
     /// How often the whole tree is walked.
     pub rescan: Option<Duration>,
+    /// How often the target is compared by content.
+    pub verify_every: Option<Duration>,
     /// Mirror once and end.
     pub once: bool,
     /// Nothing is done, only said.
@@ -224,6 +230,7 @@ pub struct Mirror {
     moved: Moved,
     origins: Origins,
     told: Told,
+    drift: Drift,
     ready: bool,
     finished: bool,
     totals: Totals,
@@ -244,6 +251,7 @@ impl Mirror {
                 (Verify::No, true) => 2,
                 (Verify::No, false) => u32::MAX,
             }),
+            drift: Drift::new(rules.verify_every),
             rules,
             flights: Flights::default(),
             next_op: 1,
@@ -360,6 +368,9 @@ impl Mirror {
                 sooner(self.collate.next());
             }
             sooner(self.origins.next());
+            if self.walk.is_none() && self.walks_due.is_empty() {
+                sooner(self.drift.next());
+            }
             if self.walk.is_none() {
                 sooner(self.next_rescan);
                 if self.walks_due.contains_key(&RelPath::root()) && !self.walks_are_held() {
@@ -485,6 +496,7 @@ impl Mirror {
     /// repeated as it was: a rename whose ack was lost would put the new file over the moved one.
     fn lost(&mut self, now: Instant) {
         self.held = None;
+        self.drift.stop(now);
         self.emptied = None;
         self.staged.clear();
         for flight in self.flights.drain() {
@@ -613,6 +625,7 @@ impl Mirror {
         // Everything has to be compared when it is back. What is on its way may arrive under a name
         // that is another by now, so that is dirty as well.
         self.there.clear();
+        self.drift.stop(now);
         self.emptied = None;
         self.problems.clear();
         // What they still ask for is answered by the same trouble, or not used.
@@ -714,6 +727,7 @@ impl Mirror {
         self.finish_walk(now);
         // Another may have waited for the end of that one.
         self.start_walk(now);
+        self.drift_on(now);
         self.finish_once();
     }
 

@@ -237,7 +237,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SECONDS")]
     pub(super) rescan: Option<String>,
 
-    #[arg(long, value_name = "SECONDS", help = later!("Compare by content so often"))]
+    /// Compare the whole target by content so often, calmly and beside all else, and mend what
+    /// drifted; 0: never [default: 0]
+    #[arg(long, value_name = "SECONDS")]
     pub(super) verify_every: Option<String>,
 
     /// How changes are noticed: auto, inotify, notify (portable) or poll (only by --rescan)

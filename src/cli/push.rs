@@ -36,6 +36,13 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         Some(Duration::ZERO) => None,
         Some(every) => Some(every),
     };
+    let verify_every = optional("--verify-every", run.verify_every.as_deref(), value::seconds)?
+        .filter(|every| !every.is_zero());
+    if verify_every.is_some() && (run.once || run.dry_run) {
+        return Err(Error::usage("--verify-every does nothing with --once").hint(
+            "--checksum compares by content now; lsyncd verify SOURCE TARGET lists what differs",
+        ));
+    }
     let watch = watch(run.watch)?;
     if watch == WatchChoice::Poll && rescan.is_none() {
         return Err(Error::usage("--watch poll does nothing with --rescan 0")
@@ -72,6 +79,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         fsync: args.transfer.fsync,
         inplace: args.transfer.inplace,
         rescan,
+        verify_every,
         watch,
         ssh,
         agent,
@@ -176,8 +184,14 @@ pub(super) fn agent(install: bool, args: &AgentArgs, world: &World) -> Result<In
 
 /// Options of the contract that are not built yet: an error, never ignored.
 fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
+    let some_by_rsync = args.reach.rsync.is_some()
+        || args.targets.iter().any(|text| rsync_daemon(text.as_bytes()).is_some());
     let table = [
-        (args.run.verify_every.is_some(), "--verify-every", ""),
+        (
+            some_by_rsync && args.run.verify_every.is_some(),
+            "--verify-every with rsync",
+            "--checksum with --rescan has rsync compare by content",
+        ),
         (args.run.trash.is_some(), "--trash", "--delete no keeps what the source no longer has"),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
         (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),

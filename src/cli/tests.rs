@@ -245,8 +245,7 @@ fn several_targets_are_several_mirrors() {
 fn what_is_not_there_yet_says_so() {
     let place = place();
     for (line, option) in [
-        (&["--verify-every", "5"][..], "--verify-every"),
-        (&["-L"], "--copy-links"),
+        (&["-L"][..], "--copy-links"),
         (&["--trash", "x"], "--trash"),
         (&["--control", "x"], "--control"),
         (&["--metrics", "x"], "--metrics"),
@@ -311,6 +310,21 @@ fn verify_takes_what_push_takes_and_only_compares() {
         assert!(said.starts_with(text) && !hint.is_empty(), "{words:?}: {said} ({hint})");
         assert_eq!(exit, Exit::Usage);
     }
+}
+
+#[test]
+fn the_target_is_compared_by_content_as_often_as_is_said() {
+    let place = place();
+    let every = |line: &[&str]| place.push(line)[0].verify_every;
+    assert_eq!(every(&[]), None);
+    assert_eq!(every(&["--verify-every", "0"]), None);
+    assert_eq!(every(&["--verify-every", "1.5"]), Some(Duration::from_millis(1500)));
+    let (text, _) = place.refused(&["--verify-every", "5", "--once"]);
+    assert_eq!(text, "--verify-every does nothing with --once");
+    let (text, _) = place.refused(&["--verify-every", "5", "--rsync"]);
+    assert_eq!(text, "--verify-every with rsync is not there yet");
+    let (text, _) = place.refused(&["--verify-every", "5", "src", "h::m"]);
+    assert_eq!(text, "--verify-every with rsync is not there yet");
 }
 
 #[test]

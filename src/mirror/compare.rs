@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use lsync_protocol::entry::{Kind, Named};
+use lsync_protocol::entry::{Held, Kind, Named};
 use lsync_protocol::message::MAX_HASHES;
 use lsync_protocol::path::RelPath;
 
@@ -43,6 +43,24 @@ impl Contents {
         !self.waiting.is_empty()
     }
 
+    /// Is no request unanswered?
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// The next to be asked, under this number.
+    pub(super) fn ask(&mut self, request: u32, calm: bool) -> Option<Effect> {
+        let (dir, twins) = self.waiting.pop_front()?;
+        let names = twins.iter().filter_map(|twin| twin.path.name().map(Into::into)).collect();
+        self.asked.insert(request, (dir.clone(), twins));
+        Some(Effect::Compare { request, dir, names, calm })
+    }
+
+    /// What was asked under this number.
+    pub(super) fn take(&mut self, request: u32) -> Option<Together> {
+        self.asked.remove(&request)
+    }
+
     pub(super) fn add(&mut self, dir: &RelPath, twins: Vec<Twin>) {
         let (mut part, mut bytes) = (Vec::new(), 0);
         for twin in twins {
@@ -57,6 +75,36 @@ impl Contents {
             self.waiting.push_back((dir.clone(), part));
         }
     }
+}
+
+/// What this operation, found by comparing two listings of a directory, would mend.
+pub(super) fn difference_of(
+    op: &Planned,
+    ours: &[Named],
+    theirs: Option<&[Named]>,
+    held: &Held,
+) -> Option<Difference> {
+    let path = op.path();
+    let name = path.name()?;
+    let find = |list: &[Named]| {
+        let at = list.binary_search_by(|named| (*named.name).cmp(name)).ok()?;
+        Some(list[at].entry.clone())
+    };
+    let ours = find(ours)?;
+    let (how, attributes) = match (theirs.and_then(find), op) {
+        (None, _) => (Differs::Missing { dir: ours.kind == Kind::Dir }, Vec::new()),
+        (Some(theirs), Planned::Replace { .. }) => {
+            (Differs::Kind { source: ours.kind, target: theirs.kind }, Vec::new())
+        }
+        (Some(theirs), op) => {
+            let how = match op {
+                Planned::Meta { .. } | Planned::Dir { .. } => Differs::Attributes,
+                _ => Differs::Content,
+            };
+            (how, attributes(&ours, &theirs, held))
+        }
+    };
+    Some(Difference { path: path.clone(), how, attributes })
 }
 
 /// What was told of differences.
@@ -103,31 +151,10 @@ impl Mirror {
             return;
         }
         let Some(held) = self.held.clone() else { return };
-        let find = |list: &[Named], name: &[u8]| {
-            let at = list.binary_search_by(|named| (*named.name).cmp(name)).ok()?;
-            Some(list[at].entry.clone())
-        };
         for op in ops {
-            let path = op.path();
-            let name = path.name().unwrap_or_default();
-            let (Some(ours), theirs) = (find(ours, name), theirs.and_then(|list| find(list, name)))
-            else {
-                continue;
-            };
-            let (how, attributes) = match (theirs, op) {
-                (None, _) => (Differs::Missing { dir: ours.kind == Kind::Dir }, Vec::new()),
-                (Some(theirs), Planned::Replace { .. }) => {
-                    (Differs::Kind { source: ours.kind, target: theirs.kind }, Vec::new())
-                }
-                (Some(theirs), op) => {
-                    let how = match op {
-                        Planned::Meta { .. } | Planned::Dir { .. } => Differs::Attributes,
-                        _ => Differs::Content,
-                    };
-                    (how, attributes(&ours, &theirs, &held))
-                }
-            };
-            self.differs(Difference { path: path.clone(), how, attributes });
+            if let Some(difference) = difference_of(op, ours, theirs, &held) {
+                self.differs(difference);
+            }
         }
     }
 
@@ -154,28 +181,25 @@ impl Mirror {
     /// Asks for as many hashes as may be under way.
     pub(super) fn ask_contents(&mut self) {
         let Some(walk) = &mut self.walk else { return };
-        let contents = &mut walk.contents;
-        while contents.asked.len() < REQUESTS_MAX
-            && let Some((dir, twins)) = contents.waiting.pop_front()
+        while walk.contents.asked.len() < REQUESTS_MAX
+            && let Some(effect) = walk.contents.ask(self.next_request, false)
         {
-            let request = self.next_request;
             self.next_request = self.next_request.wrapping_add(1);
-            let names = twins.iter().filter_map(|twin| twin.path.name().map(Into::into)).collect();
-            self.out.push(Effect::Compare { request, dir: dir.clone(), names, calm: false });
-            contents.asked.insert(request, (dir, twins));
+            self.out.push(effect);
         }
     }
 
     /// Files were compared by their content: what differs is sent.
     pub(super) fn compared(&mut self, request: u32, files: Vec<Compared>, now: Instant) {
+        let Err(files) = self.drift_compared(request, files, now) else { return };
         let Some(walk) = &mut self.walk else { return };
-        let Some((dir, twins)) = walk.contents.asked.remove(&request) else { return };
+        let Some((dir, twins)) = walk.contents.take(request) else { return };
         let Some(held) = self.held.clone() else { return };
-        let stale = walk.dir_is_stale(&dir);
+        let stale = walk.touched.dir_is_stale(&dir);
         let mut ops = Vec::new();
         for (twin, compared) in twins.into_iter().zip(files) {
             let Twin { path, entry, attributes, meta } = twin;
-            let newer = stale || self.walk.as_ref().is_some_and(|walk| walk.touched(&path));
+            let newer = stale || self.walk.as_ref().is_some_and(|walk| walk.touched.has(&path));
             let (op, how) = match compared {
                 _ if newer => (None, None),
                 Compared::Same if meta.is_none() => continue,

@@ -142,6 +142,13 @@ pub enum Effect {
         /// Where it starts; none is beneath another.
         starts: Vec<RelPath>,
     },
+    /// Read one directory of the source; come back as that walk's.
+    Relist {
+        /// Its number.
+        walk: u64,
+        /// Which directory.
+        dir: RelPath,
+    },
     /// End the walk that runs.
     StopWalk,
     /// Compare a directory with the target's.
@@ -216,6 +223,15 @@ pub enum Report {
     Back,
     /// Only by `verify` and `--verify-every`: source and target differ.
     Differs(Difference),
+    /// A comparison by `--verify-every` has ended.
+    Verified {
+        /// Files whose content was compared.
+        files: u64,
+        /// Paths that had drifted.
+        drifted: u64,
+        /// Paths that could not be compared.
+        unknown: u64,
+    },
     /// Only with `--dry-run` or `-v`: an operation.
     Op(Planned),
 }

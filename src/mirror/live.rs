@@ -377,6 +377,7 @@ impl Mirror {
     /// What was read of these names, and not used yet or not known to be read, may be older or
     /// newer than what the event tells of.
     pub(super) fn newer_than_reads(&mut self, event: &WatchEvent, now: Instant) {
+        self.drift.heard(event, now);
         if let Some(walk) = &mut self.walk
             && walk.heard(event)
         {

@@ -140,6 +140,8 @@ struct Loop {
     connected_once: bool,
     looker: std::sync::mpsc::Sender<Ask>,
     looked: mpsc::Receiver<Looker>,
+    /// Where `looked` is answered, for those who read beside the looker.
+    answers: mpsc::Sender<Looker>,
     walk: Option<(u64, mpsc::Receiver<Found>)>,
     /// Numbers of owners that the target was asked about.
     asking: Unasked,
@@ -188,6 +190,7 @@ pub async fn run(running: Running) -> Result<Exit> {
             _ => Quick::Content,
         },
         rescan: config.rescan.map(jittered),
+        verify_every: config.verify_every.map(jittered),
         once: running.once || running.dry_run || running.verify != Verify::No,
         dry_run: running.dry_run || running.verify == Verify::Tell,
         verify: running.verify,
@@ -195,7 +198,7 @@ pub async fn run(running: Running) -> Result<Exit> {
     };
     let (looker, asked) = std::sync::mpsc::channel();
     let (answers, looked) = mpsc::channel(16);
-    let source = Arc::clone(&running.source);
+    let (source, beside) = (Arc::clone(&running.source), answers.clone());
     std::thread::Builder::new()
         .name("looker".into())
         .spawn(move || look(&source, &asked, &answers))
@@ -209,6 +212,7 @@ pub async fn run(running: Running) -> Result<Exit> {
         connected_once: false,
         looker,
         looked,
+        answers: beside,
         walk: None,
         asking: Unasked::default(),
         known: Default::default(),
@@ -471,6 +475,17 @@ impl Loop {
                 }
             }
             Effect::Walk { walk, starts } => self.start_walk(walk, starts),
+            Effect::Relist { walk, dir } => {
+                let (source, answers) = (Arc::clone(&self.running.source), self.answers.clone());
+                tokio::task::spawn_blocking(move || {
+                    let event = match source.relist(&dir) {
+                        Ok(seen) => Event::Walked { walk, seen },
+                        Err(why) => Event::WalkFailed { walk, dir, why },
+                    };
+                    // The mirror may have ended meanwhile.
+                    let _ = answers.blocking_send(Looker::Event(event));
+                });
+            }
             Effect::StopWalk => self.walk = None,
             Effect::List { request, dir, digest } => {
                 if let Some(carrier) = carrier {
@@ -666,6 +681,12 @@ impl Loop {
             Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
             Report::Differs(difference) => {
                 self.notice(|mirror| Notice::Differs { mirror, difference });
+            }
+            Report::Verified { files, drifted, unknown } => {
+                tracing::info!(
+                    "{}: compared by content: {files} files, {drifted} drifted, {unknown} unknown",
+                    self.name
+                );
             }
             Report::Op(op) => {
                 let step = step(&op);

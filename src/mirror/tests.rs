@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod changes;
+mod drift;
 mod guards;
 mod histories;
 mod moved;

@@ -16,7 +16,8 @@ use super::compare::Contents;
 use super::live::GRACE;
 use super::pairing::{Pairing, Wait};
 use super::problems::What;
-use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals, any_under};
+use super::touched::Touched;
+use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals};
 use crate::collate::Marks;
 use crate::config::Verify;
 use crate::error::Exit;
@@ -92,7 +93,7 @@ pub(super) struct Walk {
     pub(super) to_send: u64,
     /// Names that events spoke of since it began, and whether what is beneath them may be other
     /// than it was: what the walk read of them may be older than what was sent meanwhile.
-    touched: BTreeMap<RelPath, bool>,
+    pub(super) touched: Touched,
     /// Large contents that wait for what they may be copied from.
     pairing: Pairing,
     /// Contents that are still to be compared.
@@ -100,9 +101,6 @@ pub(super) struct Walk {
     /// The guard has allowed what is still to be deleted.
     judged: bool,
 }
-
-/// The most names a walk remembers to have changed under it.
-const TOUCHED_MAX: usize = 100_000;
 
 impl Walk {
     pub(super) fn starts(&self) -> &[RelPath] {
@@ -141,32 +139,7 @@ impl Walk {
 
     /// Something is known that is newer than what it read. Says whether it became too much.
     pub(super) fn heard(&mut self, event: &WatchEvent) -> bool {
-        let mut touch = |path: &RelPath, beneath: bool| {
-            *self.touched.entry(path.clone()).or_insert(false) |= beneath;
-        };
-        match event {
-            WatchEvent::Written(path) | WatchEvent::Closed(path) => touch(path, false),
-            WatchEvent::Attributes(path) => touch(path, false),
-            WatchEvent::Appeared { path, dir } | WatchEvent::Gone { path, dir } => {
-                touch(path, *dir);
-            }
-            WatchEvent::Renamed { from, to, dir } => {
-                touch(from, *dir);
-                touch(to, *dir);
-            }
-            WatchEvent::Unsure(path) => touch(path, true),
-            WatchEvent::Overflow | WatchEvent::RootGone => {}
-        }
-        let full = self.touched.len() > TOUCHED_MAX;
-        if full {
-            self.touched.clear();
-        }
-        full
-    }
-
-    /// Was something heard of this path since it began?
-    pub(super) fn touched(&self, path: &RelPath) -> bool {
-        self.touched.contains_key(path)
+        self.touched.heard(event)
     }
 
     /// Rules keep this name on the target, and so what is above it.
@@ -177,24 +150,6 @@ impl Walk {
         {
             at = dir.parent();
         }
-    }
-
-    /// May what stands in this directory be other than it was read?
-    pub(super) fn dir_is_stale(&self, dir: &RelPath) -> bool {
-        let mut at = Some(dir.clone());
-        while let Some(above) = at {
-            if self.touched.get(&above) == Some(&true) {
-                return true;
-            }
-            at = above.parent();
-        }
-        false
-    }
-
-    /// May the directory's own attributes be other than they were read?
-    fn attributes_are_stale(&self, dir: &RelPath) -> bool {
-        // A name in it changed; deeper ones do not count, but a range is quickly asked.
-        any_under(&self.touched, dir)
     }
 
     /// Live deletes that are judged with those of the walk, while it still compares.
@@ -268,7 +223,7 @@ impl Mirror {
             root_names: None,
             counts: Totals::default(),
             to_send: 0,
-            touched: BTreeMap::new(),
+            touched: Touched::default(),
             pairing: Pairing::default(),
             contents: Contents::default(),
             judged: false,
@@ -287,6 +242,9 @@ impl Mirror {
 
     /// The walk read a directory: the target is asked about it.
     pub(super) fn walked(&mut self, id: u64, mut seen: SourceDir, now: Instant) {
+        if self.drift.reads(id) {
+            return self.relisted(seen);
+        }
         let Some(held) = &self.held else { return };
         let Some(walk) = self.walk.as_mut().filter(|walk| walk.id == id) else { return };
         if self.rules.filter.reads_directories() {
@@ -337,6 +295,9 @@ impl Mirror {
 
     /// A directory of the source cannot be read: nothing beneath it is concluded.
     pub(super) fn walk_failed(&mut self, id: u64, dir: &RelPath, why: &str, now: Instant) {
+        if self.drift.reads(id) {
+            return self.not_relisted();
+        }
         if self.walk_is(id) {
             self.failed_at(dir, What::Listing, why, now);
         }
@@ -360,6 +321,9 @@ impl Mirror {
     pub(super) fn answered(&mut self, request: u32, answer: Answer, now: Instant) {
         if self.clearings.asked(request) {
             return self.clearing_listed(request, answer, now);
+        }
+        if self.drift.asked(request) {
+            return self.drift_answered(request, answer, now);
         }
         let Some(walk) = &mut self.walk else { return };
         if let Some(dir) = walk.counting.remove(&request) {
@@ -401,8 +365,8 @@ impl Mirror {
         let meta = held.meta(Kind::Dir, &seen.here.meta);
         let quick = if walk.whole { Quick::Never } else { self.rules.quick };
         let whole_tree = walk.of_root();
-        let stale = walk.dir_is_stale(&seen.dir);
-        let stale_attributes = stale || walk.attributes_are_stale(&seen.dir);
+        let stale = walk.touched.dir_is_stale(&seen.dir);
+        let stale_attributes = stale || walk.touched.attributes_are_stale(&seen.dir);
         let mut ops = Vec::new();
         let mut touched = made;
         let mut unmirrored = Vec::new();
@@ -444,8 +408,8 @@ impl Mirror {
                 let path = op.path();
                 let newer = stale
                     || match &op {
-                        Planned::Dir { .. } => walk.attributes_are_stale(path),
-                        _ => walk.touched.contains_key(path),
+                        Planned::Dir { .. } => walk.touched.attributes_are_stale(path),
+                        _ => walk.touched.has(path),
                     };
                 if newer || self.flights.busy(path) || self.looking.contains(path) {
                     // A live change is ahead: it is looked at once more after it.
@@ -516,8 +480,8 @@ impl Mirror {
             for old in like {
                 self.origins.note(path, old, false, now);
             }
-            let newer = path.parent().is_some_and(|dir| walk.dir_is_stale(&dir))
-                || walk.touched.contains_key(path);
+            let newer = path.parent().is_some_and(|dir| walk.touched.dir_is_stale(&dir))
+                || walk.touched.has(path);
             if newer || self.flights.busy(path) || self.looking.contains(path) {
                 self.collate.mark(path, Marks::NAME.with(Marks::CONTENT), now);
             } else if *size <= INLINE_MAX {

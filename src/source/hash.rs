@@ -6,9 +6,30 @@ use lsync_agent::read::{self, Calm};
 use lsync_protocol::message::{Hashed, Trouble};
 use lsync_protocol::path::RelPath;
 
-use super::Source;
+use lsync_agent::walk::{self, ListError};
+
+use super::{Source, SourceDir};
+use crate::error::plain;
 
 impl Source {
+    /// One directory as it stands now, reduced to what is mirrored.
+    ///
+    /// # Errors
+    /// Why it could not be read, or does not count.
+    pub fn relist(&self, dir: &RelPath) -> Result<SourceDir, String> {
+        let root = self.root().map_err(|_| "the source is not there".to_owned())?;
+        let listing = walk::list(&root, dir).map_err(|error| match error {
+            ListError::Missing => "gone".to_owned(),
+            ListError::Trouble(error) => plain(&error.to_string()),
+        })?;
+        let facts = &listing.facts;
+        if self.one_file_system && facts.identity.dev != root.identity().dev {
+            return Err("another file system".to_owned());
+        }
+        self.note_mount(dir, facts.mount_root).map_err(|error| error.to_string())?;
+        Ok(self.scoped(dir.clone(), listing))
+    }
+
     /// The hashes of these files of one directory, in this order; shorter when it is told to stop.
     /// Where the root is not the root any more, nothing is known of them.
     #[must_use]

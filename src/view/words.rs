@@ -93,7 +93,7 @@ impl Words {
                 vec![Line::Out(format!("{prefix}{}", difference_text(difference)))]
             }
             Notice::Differs { difference, .. } => {
-                line(format!("{name} had drifted, and is mended: {}", difference_text(difference)))
+                line(format!("drifted, and is being mended: {}", difference_text(difference)))
             }
             Notice::Problem { problem, .. } => {
                 if said.is_known(&problem.path, &problem.cause) {

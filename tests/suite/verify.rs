@@ -382,3 +382,38 @@ fn a_target_that_is_not_there_misses_everything() {
     assert_eq!((found.code, differences(&found).len()), (Some(24), 6), "{found:?}");
     assert!(!stage.target().exists(), "nothing is made");
 }
+
+#[test]
+fn drift_is_mended_while_the_mirror_runs() {
+    for way in WAYS {
+        let stage = Stage::new(way);
+        plant(&stage.s("a"), 1);
+        let push = stage.live(&["--verify-every", "0.3"]);
+        quietly(&stage.t("a/file"), || write_at(&stage.t("a/file"), 7, b"!"));
+        push.wait_for("difference", 1, |line| {
+            line["path"] == "a/file" && line["difference"] == "content"
+        });
+        stage.settles();
+        fs::remove_dir_all(stage.t("a/sub")).unwrap();
+        push.wait_for("difference", 1, |line| line["path"] == "a/sub");
+        stage.settles();
+        // What changes is no drift, however often it is compared meanwhile.
+        for turn in 0..200 {
+            fs::write(stage.s(format!("a/{}", turn % 7)), noise(turn, 20_000)).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        stage.settles();
+        stage.barrier();
+        let said = push.said();
+        assert!(
+            !said.lines().any(|line| {
+                line.contains("\"difference\"")
+                    && !line.contains("\"a/file\"")
+                    && !line.contains("\"a/sub\"")
+                    && !line.contains("\"path\":\"a\"")
+            }),
+            "{said}"
+        );
+        push.terminate();
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::config::Delete;
-use crate::mirror::{RootTrouble, Rules};
+use crate::mirror::{Report, RootTrouble, Rules};
 use crate::watch::WatchEvent;
 use lsync_protocol::entry::{Kind, Quick};
 
@@ -241,6 +241,22 @@ fn every_history_with_a_delay_ends_equal() {
 #[test]
 fn every_history_compared_by_content_ends_equal() {
     run(1..SEEDS / 2, || Rules { allow_empty: true, quick: Quick::Content, ..rules() });
+}
+
+#[test]
+fn no_history_looks_like_drift() {
+    let every = Some(std::time::Duration::from_secs(1));
+    run_to(
+        1..SEEDS / 10,
+        || Rules { allow_empty: true, verify_every: every, ..rules() },
+        |world| {
+            world.assert_equal();
+            let told = |report: &&Report| matches!(report, Report::Differs(_));
+            assert_eq!(world.said.iter().find(told), None);
+            let compared = |report: &Report| matches!(report, Report::Verified { .. });
+            assert!(world.said.iter().any(compared));
+        },
+    );
 }
 
 #[test]

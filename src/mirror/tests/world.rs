@@ -128,6 +128,7 @@ enum Ask {
     Look(Arc<Batch>),
     Missing(u64, Vec<(RelPath, Kind)>),
     Check(bool),
+    Relist(u64, RelPath),
 }
 
 #[derive(Debug)]
@@ -224,6 +225,7 @@ pub(super) fn rules() -> Rules {
         numeric_ids: true,
         quick: Quick::SizeAndTime,
         rescan: None,
+        verify_every: None,
         once: false,
         dry_run: false,
         verify: crate::config::Verify::No,
@@ -485,6 +487,7 @@ impl World {
                 let found = VecDeque::new();
                 self.walking = Some(Walking { id: walk, dirs, found, read_all: false });
             }
+            Effect::Relist { walk, dir } => self.asks.push_back(Ask::Relist(walk, dir)),
             Effect::StopWalk => self.walking = None,
             Effect::Say(report) => self.said.push(report),
             Effect::Finish(exit) => self.exit = Some(exit),
@@ -686,6 +689,13 @@ impl World {
                 }
                 return Event::Root(self.root.map_or(Ok(Identity { dev: 1, ino: 1 }), Err));
             }
+            Ask::Relist(walk, dir) => {
+                let there = is_dir(&self.source, &dir) && self.in_scope(&dir, true);
+                return match there && self.root.is_none() && !self.unreadable.contains(&dir) {
+                    true => Event::Walked { walk, seen: self.seen(dir) },
+                    false => Event::WalkFailed { walk, dir, why: "gone".into() },
+                };
+            }
             Ask::Missing(asked, paths) => {
                 if let Some(trouble) = self.root {
                     return Event::StillMissing { asked, absent: Err(trouble) };
@@ -766,6 +776,31 @@ impl World {
 
     // The walk.
 
+    fn seen(&self, dir: RelPath) -> SourceDir {
+        let mut seen = SourceDir {
+            here: self.source[&dir].entry(),
+            entries: Vec::new(),
+            unknown: Vec::new(),
+            kept: Vec::new(),
+            rules: None,
+            rules_doubted: false,
+            dir,
+        };
+        for at in children(&self.source, &seen.dir) {
+            let entry = self.source[&at].entry();
+            if !self.in_scope(&at, entry.kind == Kind::Dir) {
+                continue;
+            }
+            let name: Box<[u8]> = at.name().unwrap().into();
+            if self.unreadable.contains(&at) && entry.kind != Kind::Dir {
+                seen.unknown.push((name, "permission denied".into()));
+            } else {
+                seen.entries.push(Named { name, entry });
+            }
+        }
+        seen
+    }
+
     fn read_dir(&mut self) -> bool {
         let Some(mut walking) = self.walking.take() else { return false };
         let walk = walking.id;
@@ -776,30 +811,9 @@ impl World {
                 walking.found.push_back(Event::WalkFailed { walk, dir, why });
             }
             Some(dir) if is_dir(&self.source, &dir) && self.in_scope(&dir, true) => {
-                let mut seen = SourceDir {
-                    here: self.source[&dir].entry(),
-                    entries: Vec::new(),
-                    unknown: Vec::new(),
-                    kept: Vec::new(),
-                    rules: None,
-                    rules_doubted: false,
-                    dir,
-                };
-                for at in children(&self.source, &seen.dir) {
-                    let entry = self.source[&at].entry();
-                    if !self.in_scope(&at, entry.kind == Kind::Dir) {
-                        continue;
-                    }
-                    if entry.kind == Kind::Dir {
-                        walking.dirs.push(at.clone());
-                    }
-                    let name: Box<[u8]> = at.name().unwrap().into();
-                    if self.unreadable.contains(&at) && entry.kind != Kind::Dir {
-                        seen.unknown.push((name, "permission denied".into()));
-                    } else {
-                        seen.entries.push(Named { name, entry });
-                    }
-                }
+                let seen = self.seen(dir);
+                let dirs = seen.entries.iter().filter(|named| named.entry.kind == Kind::Dir);
+                walking.dirs.extend(dirs.map(|named| seen.dir.join(&named.name).unwrap()));
                 walking.found.push_back(Event::Walked { walk, seen });
             }
             Some(dir) => {
