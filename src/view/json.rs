@@ -246,6 +246,45 @@ mod tests {
     }
 
     #[test]
+    fn differences_are_objects_with_what_differs() {
+        let mut objects = Objects::new(Style { quiet: true, ..Style::default() });
+        let found = |how, attributes: &[&'static str]| Notice::Differs {
+            mirror: web(),
+            difference: Difference {
+                path: RelPath::new(&b"a"[..]).unwrap(),
+                how,
+                attributes: attributes.to_vec(),
+            },
+        };
+        let kind = Differs::Kind { source: Kind::File, target: Kind::Fifo };
+        for (notice, rest) in [
+            (
+                found(Differs::Missing { dir: true }, &[]),
+                json!({"difference": "missing", "dir": true}),
+            ),
+            (
+                found(Differs::Extra { dir: false }, &[]),
+                json!({"difference": "extra", "dir": false}),
+            ),
+            (found(kind, &[]), json!({"difference": "kind", "source": "file", "target": "FIFO"})),
+            (
+                found(Differs::Content, &["mtime"]),
+                json!({"difference": "content", "attributes": ["mtime"]}),
+            ),
+            (
+                found(Differs::Attributes, &["mode"]),
+                json!({"difference": "attributes", "attributes": ["mode"]}),
+            ),
+        ] {
+            let mut want = json!({"event": "difference", "mirror": "web", "path": "a"});
+            for (key, value) in rest.as_object().unwrap() {
+                want[key] = value.clone();
+            }
+            assert_eq!(object(&mut objects, &notice).unwrap(), want);
+        }
+    }
+
+    #[test]
     fn quiet_leaves_what_matters() {
         let mut objects = Objects::new(Style { quiet: true, ..Style::default() });
         let connecting = Notice::Connecting { mirror: web() };

@@ -252,7 +252,6 @@ pub(super) fn step_text(step: &Step) -> String {
 pub(super) fn difference_text(difference: &Difference) -> String {
     let Difference { path, how, attributes } = difference;
     let slash = |dir: bool| if dir { "/" } else { "" };
-    let path = if path.is_root() { ".".to_owned() } else { path.to_string() };
     let attributes = match attributes[..] {
         [] => String::new(),
         _ => format!(" ({})", attributes.join(", ")),

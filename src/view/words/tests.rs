@@ -143,6 +143,47 @@ fn a_dry_run_says_every_step_on_standard_output() {
 }
 
 #[test]
+fn differences_are_the_result_of_a_comparison_and_news_of_a_mirror() {
+    use lsync_protocol::entry::Kind;
+    let found = |how, attributes: &[&'static str], at: &str| Notice::Differs {
+        mirror: name(),
+        difference: Difference { path: path(at), how, attributes: attributes.to_vec() },
+    };
+    let kind = Differs::Kind { source: Kind::Dir, target: Kind::Symlink };
+    let table = [
+        (found(Differs::Missing { dir: true }, &[], "d"), "missing d/"),
+        (found(Differs::Extra { dir: false }, &[], "a\n"), "extra a\\n"),
+        (found(kind, &[], "k"), "kind k (a symbolic link instead of a directory)"),
+        (found(Differs::Content, &["mode", "mtime"], "c"), "content c (mode, mtime)"),
+        (found(Differs::Attributes, &["owner"], ""), "attributes . (owner)"),
+    ];
+    let mut only = Words::new(Style { verify: true, quiet: true, ..Style::default() });
+    let mut live = Words::new(Style::default());
+    let now = Instant::now();
+    for (notice, text) in table {
+        assert_eq!(said(&mut only, notice.clone(), now), [format!("out: {text}")]);
+        let news = format!("drifted, and is being mended: {text}");
+        assert_eq!(said(&mut live, notice, now), [news]);
+    }
+    let mut only = Words::new(Style { verify: true, ..Style::default() });
+    let verified = |healed| Notice::Verified {
+        mirror: name(),
+        totals: Totals::default(),
+        differences: 1,
+        healed,
+    };
+    assert_eq!(
+        said(&mut only, verified(false), now),
+        ["compared: web: 1 difference, 0 files, 0 directories, 0 B in 0.0 s"]
+    );
+    assert_eq!(
+        said(&mut only, verified(true), now),
+        ["compared and healed: web: 1 difference, 0 files, 0 directories, 0 B in 0.0 s"]
+    );
+    assert_eq!(said(&mut only, problem("b", "denied"), now), ["cannot compare b: denied"]);
+}
+
+#[test]
 fn problems_are_said_once_and_listed_again_at_the_end() {
     let mut words = Words::new(Style::default());
     let now = Instant::now();
