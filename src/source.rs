@@ -432,6 +432,13 @@ impl Source {
                 let Ok(path) = dir.join(&named.name) else { return false };
                 let entry = &named.entry;
                 if !self.filter.verdict(&path, entry.kind == Kind::Dir).sent {
+                    // It may have been mirrored until its directory said otherwise.
+                    if entry.kind == Kind::Dir && self.filter.reads_directories() {
+                        self.filter.forget(&path);
+                        if let Some(watcher) = self.watcher.get() {
+                            watcher.leave(&path);
+                        }
+                    }
                     return false;
                 }
                 let large =

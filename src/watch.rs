@@ -69,6 +69,12 @@ pub trait Watcher: Send + Sync {
     /// is no error: it is polled, and the status says so.
     fn enter(&self, dir: &RelPath, fd: BorrowedFd<'_>) -> Result<(), Error>;
 
+    /// A directory is not to be watched any more, nor what is in it. A back end that cannot tell
+    /// directories apart goes on: what it reports is looked at, and passed over.
+    fn leave(&self, dir: &RelPath) {
+        let _ = dir;
+    }
+
     /// How it stands.
     fn status(&self) -> WatchStatus;
 }

@@ -1,6 +1,7 @@
 //! What the rule files in directories say, as far as it is known.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use lsync_protocol::path::RelPath;
@@ -16,7 +17,7 @@ pub struct DirRules {
 }
 
 /// Rules by the directory they stand in.
-pub(super) type Known = HashMap<Box<[u8]>, Arc<DirRules>>;
+pub(super) type Known = BTreeMap<Box<[u8]>, Arc<DirRules>>;
 
 /// The directories that are known to have rules of their own. It is shared by threads that read
 /// different directories.
@@ -128,12 +129,33 @@ impl Filter {
         lists.into_iter().any(|(merge, list)| !list.is_empty() && !there(merge.name()))
     }
 
-    /// A directory went, and with it what rules were in it.
+    /// A directory went, or is not mirrored any more, and with it what rules were in it.
     pub fn forget(&self, dir: &RelPath) {
         if self.local.read().is_empty() {
             return;
         }
-        self.local.change(|known| known.retain(|at, _| !at_or_under(at, dir.as_bytes())));
+        self.local.change(|known| {
+            take(known, dir.as_bytes());
+        });
+    }
+
+    /// Of the directories in this one only these are mirrored: the rules in others count no more.
+    pub fn only(&self, dir: &RelPath, there: impl Fn(&[u8]) -> bool) {
+        let gone: Vec<RelPath> = {
+            let known = self.local.read();
+            let prefix = if dir.is_root() { 0 } else { dir.as_bytes().len() + 1 };
+            let mut gone = Vec::new();
+            for at in beneath(&known, dir.as_bytes()) {
+                let name = at[prefix..].split(|&b| b == b'/').next().unwrap_or_default();
+                if !there(name) {
+                    gone.extend(dir.join(name).ok());
+                }
+            }
+            gone
+        };
+        for dir in gone {
+            self.forget(&dir);
+        }
     }
 
     /// A directory is called differently; the rules that are in it go along.
@@ -142,10 +164,8 @@ impl Filter {
             return;
         }
         self.local.change(|known| {
-            known.retain(|at, _| !at_or_under(at, to.as_bytes()));
-            let moved: Vec<_> =
-                known.extract_if(|at, _| at_or_under(at, from.as_bytes())).collect();
-            for (at, rules) in moved {
+            take(known, to.as_bytes());
+            for (at, rules) in take(known, from.as_bytes()) {
                 let mut new = to.as_bytes().to_vec();
                 new.extend_from_slice(&at[from.as_bytes().len()..]);
                 known.insert(new.into(), rules);
@@ -154,6 +174,20 @@ impl Filter {
     }
 }
 
-fn at_or_under(path: &[u8], dir: &[u8]) -> bool {
-    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+/// The known directories beneath one.
+fn beneath<'a>(known: &'a Known, dir: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut prefix = dir.to_vec();
+    if !dir.is_empty() {
+        prefix.push(b'/');
+    }
+    let from = (Bound::Included(prefix.as_slice()), Bound::Unbounded);
+    let all = known.range::<[u8], _>(from).map(|(at, _)| &**at).skip_while(|at| at.is_empty());
+    all.take_while(move |at| at.starts_with(&prefix))
+}
+
+/// Takes out what is known of a directory and of all beneath it.
+fn take(known: &mut Known, dir: &[u8]) -> Vec<(Box<[u8]>, Arc<DirRules>)> {
+    let mut all: Vec<Box<[u8]>> = beneath(known, dir).map(Into::into).collect();
+    all.push(dir.into());
+    all.into_iter().filter_map(|at| known.remove_entry(&at)).collect()
 }

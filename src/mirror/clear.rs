@@ -224,7 +224,11 @@ impl Mirror {
             if let Cause::Clearing(above) = clearing.then.cause {
                 self.cleared_one(above, Cleared::Kept, now);
             }
-        } else if missing && self.collate.marks(&path).is_none() {
+        } else if missing
+            // Of what is not mirrored a fresh look would say nothing.
+            && (self.collate.marks(&path).is_none()
+                || !self.rules.filter.verdict_deep(&path, true).sent)
+        {
             let then = Flight { cleared: clearing.then.cleared + 1, ..clearing.then };
             self.send_again(then, now);
         } else {

@@ -63,6 +63,7 @@ impl Mirror {
             }
         }
         for path in &looked.excluded {
+            self.rules.filter.forget(path);
             self.looking.remove(path);
             self.problems.gone(path);
         }
@@ -165,6 +166,10 @@ impl Mirror {
         }
         if walked {
             self.walk_after = self.next_op;
+        }
+        if walks_rules {
+            // What is not mirrored any more may be on its way: a listing has to find it there.
+            self.doubt_before = self.next_op;
         }
         // What came up meanwhile and has nothing in flight to wait for may leave.
         for path in returned {

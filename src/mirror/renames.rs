@@ -38,6 +38,7 @@ impl Mirror {
             if !(old && new) || self.rules_are_pending(to) {
                 // What is not mirrored may be read for its rules nevertheless.
                 let (old, new) = (old || rules(from), new || rules(to));
+                filter.forget(from);
                 if old {
                     self.collate.note(&WatchEvent::Gone { path: from.clone(), dir }, now);
                     self.cancel_content(from, now);

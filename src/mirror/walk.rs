@@ -249,6 +249,10 @@ impl Mirror {
         let Some(walk) = self.walk.as_mut().filter(|walk| walk.id == id) else { return };
         if self.rules.filter.reads_directories() {
             self.rules.filter.learn(&seen.dir, seen.rules.take());
+            self.rules.filter.only(&seen.dir, |name| {
+                seen.entries.binary_search_by(|named| (*named.name).cmp(name)).is_ok()
+                    || seen.unknown.iter().any(|(unknown, _)| **unknown == *name)
+            });
             if seen.rules_doubted {
                 for name in self.rules.filter.rule_files() {
                     let Ok(path) = seen.dir.join(name) else { continue };
@@ -712,7 +716,8 @@ impl Mirror {
             }
             if self.flights.busy(&path)
                 || self.looking.contains(&path)
-                || self.collate.marks(&path).is_some()
+                || (self.collate.marks(&path).is_some()
+                    && self.rules.filter.verdict_deep(&path, kind == Kind::Dir).sent)
             {
                 // Something newer is known of it; whether that is the last word, a look will tell.
                 let marks = Marks::NAME.with(Marks::CONTENT);

@@ -151,3 +151,134 @@ impl<'a> Above<'a> {
         Ruled { said, changed, doubted }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::ops::ControlFlow;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::collate::{Batch, Marks};
+    use crate::config::WatchChoice;
+    use crate::filter::Filter;
+    use crate::source::{Found, Scope};
+    use crate::watch::WatchLimits;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn source(root: &Path) -> Source {
+        let filter = Filter::parse([&b": .r"[..]]).unwrap();
+        Source::open(root, Scope { filter: Arc::new(filter), ..Scope::default() }).unwrap()
+    }
+
+    /// The names that a walk finds, and what failed.
+    fn walked(source: &Source, start: &str) -> (Vec<String>, Vec<String>) {
+        let found = Mutex::new((Vec::new(), Vec::new()));
+        source.walk(&[path(start)], |what| {
+            let (names, failed) = &mut *found.lock().unwrap();
+            match what {
+                Found::Dir(dir) => names.extend(
+                    dir.entries.iter().map(|named| dir.dir.join(&named.name).unwrap().to_string()),
+                ),
+                Found::Failed(path, why) => failed.push(format!("{path}: {why}")),
+                Found::End(end) => end.unwrap(),
+            }
+            ControlFlow::Continue(())
+        });
+        let (mut names, failed) = found.into_inner().unwrap();
+        names.sort();
+        (names, failed)
+    }
+
+    #[test]
+    fn a_walk_and_a_look_say_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("d/e")).unwrap();
+        for name in ["a", "d/a", "d/e/a", "d/e/b"] {
+            fs::write(at(name), "").unwrap();
+        }
+        fs::write(at("d/.r"), "- a\n- .r\n").unwrap();
+        fs::write(at("d/e/.r"), "+ a\n").unwrap();
+        let names = ["a", "d", "d/e", "d/e/a", "d/e/b"];
+        assert_eq!(walked(&source(dir.path()), "").0, names);
+        assert_eq!(
+            walked(&source(dir.path()), "d/e").0,
+            names[3..],
+            "those above it count as well"
+        );
+        let source = source(dir.path());
+        let now = Instant::now();
+        let all = ["a", "d", "d/.r", "d/a", "d/e", "d/e/a", "d/e/b", "d/x"];
+        let paths = all.map(|name| (path(name), Marks::NAME, now)).to_vec();
+        let looked = source.look(&Batch { steps: Vec::new(), paths }).unwrap();
+        let sent: Vec<String> = looked.paths.iter().map(|(at, ..)| at.to_string()).collect();
+        assert_eq!(sent, ["a", "d", "d/e", "d/e/a", "d/e/b", "d/x"]);
+        assert_eq!(looked.excluded, [path("d/.r"), path("d/a")]);
+        assert_eq!(looked.rules.changed, BTreeSet::from([path("d")]));
+        let said: Vec<(String, bool)> =
+            looked.rules.said.iter().map(|(at, rules)| (at.to_string(), rules.is_some())).collect();
+        assert_eq!(
+            said,
+            [(".".to_owned(), false), ("d".to_owned(), true), ("d/e".to_owned(), true)]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("d/e")).unwrap();
+        fs::create_dir_all(at("f/.r")).unwrap();
+        fs::write(at("d/e/x"), "").unwrap();
+        let source = source(dir.path());
+        let large = "# nothing\n".repeat(200_000);
+        let table = [
+            ("- a\nzz\n", "bad filter rule 'zz' in d/.r:2"),
+            (large.as_str(), "its rules in d/.r are larger than 1 MiB"),
+        ];
+        for (text, why) in table {
+            fs::write(at("d/.r"), text).unwrap();
+            let (names, failed) = walked(&source, "");
+            assert_eq!(names, ["d", "f", "f/.r"], "a directory of this name holds no rules");
+            assert!(failed.len() == 1 && failed[0].contains(why), "{failed:?}");
+            let (names, failed) = walked(&source, "d/e");
+            assert!(names.is_empty() && failed[0].contains(why), "{names:?} {failed:?}");
+            let batch = Batch {
+                steps: Vec::new(),
+                paths: vec![(path("d/e/x"), Marks::NAME.with(Marks::GONE), Instant::now())],
+            };
+            let looked = source.look(&batch).unwrap();
+            assert!(matches!(&looked.paths[0].3, crate::plan::Look::Unknown(w) if w.contains(why)));
+            let absent = source.absent(vec![(path("d/e/gone"), Kind::File)]).unwrap();
+            assert!(absent.missing.is_empty() && absent.unknown.len() == 1);
+        }
+        fs::remove_file(at("d/.r")).unwrap();
+        std::os::unix::fs::symlink("e/x", at("d/.r")).unwrap();
+        assert!(walked(&source, "").1[0].contains("its rules in d/.r are a symbolic link"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_excluded_is_not_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("d/e/f")).unwrap();
+        fs::create_dir_all(at("d/g")).unwrap();
+        let source = source(dir.path());
+        source.watch(WatchChoice::Inotify, WatchLimits::default()).unwrap();
+        let watches = || source.watch_status().unwrap().watches;
+        walked(&source, "");
+        assert_eq!(watches(), 5);
+        fs::write(at("d/.r"), "- e\n").unwrap();
+        walked(&source, "d");
+        assert_eq!(watches(), 3, "without d/e and what is in it");
+        fs::write(at("d/.r"), "- g\n").unwrap();
+        walked(&source, "d");
+        assert_eq!(watches(), 4, "without d/g");
+    }
+}

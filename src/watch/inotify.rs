@@ -131,6 +131,14 @@ impl Watcher for Inotify {
         self.shared.enter(dir, fd)
     }
 
+    fn leave(&self, dir: &RelPath) {
+        let mut state = self.shared.lock();
+        let State { tree, pairs, unwatched, .. } = &mut *state;
+        tree.leave(dir, &mut pairs.dead);
+        unwatched.remove(dir);
+        self.shared.take_back(&mut pairs.dead);
+    }
+
     fn status(&self) -> WatchStatus {
         let state = self.shared.lock();
         WatchStatus {

@@ -170,6 +170,19 @@ impl Tree {
         self.by_wd.insert(wd, place);
     }
 
+    /// The directory at `path` is not to be watched any more, nor what is beneath it.
+    pub(super) fn leave(&mut self, path: &RelPath, dead: &mut Vec<i32>) {
+        let mut at = ROOT;
+        for name in path.components() {
+            let Some(child) = self.child(at, name) else { return };
+            at = child;
+        }
+        if at != ROOT {
+            self.detach(at);
+            self.drop_subtree(at, dead);
+        }
+    }
+
     /// The place at `path`, made with all above it where it is not known.
     fn place(&mut self, path: &RelPath, now: u64) -> Slot {
         let mut at = ROOT;
