@@ -84,6 +84,7 @@ impl RootTrouble {
 
 /// What a walk delivers.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all of them are the large one
 pub enum Found {
     /// A directory.
     Dir(SourceDir),

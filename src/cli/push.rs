@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use lsync_protocol::xattr::Classes;
 
-use crate::config::mapping::{Mapping, OwnerMap};
+use crate::config::mapping::{Chmod, Mapping, OwnerMap};
 
 use super::args::{
     AgentArgs, DaemonArgs, OutputArgs, PushArgs, ReachArgs, RunArgs, VerifyArgs, Watch, When,
@@ -251,8 +251,8 @@ fn mapping(args: &PushArgs, world: &World) -> Result<Mapping> {
     }
     for given in &asked.chmod {
         let text = text("--chmod", given)?;
-        let added = mapping.chmod.add(&text, world.umask);
-        added.map_err(|why| bad("--chmod", &text, &why.to_string()))?;
+        let more = Chmod::parse(&text, world.umask).map_err(|why| bad("--chmod", &text, &why))?;
+        mapping.chmod.then(more);
     }
     Ok(mapping)
 }

@@ -275,7 +275,7 @@ fn mappings_are_read_and_do_not_contradict() {
         (&["--usermap=a"], "bad --usermap 'a': 'a' is not FROM:TO"),
         (
             &["--chmod=u+q"],
-            "bad --chmod 'u+q': 'u+q' is no change of permissions such as D755, Fg-w or a+rX",
+            "bad --chmod 'u+q': 'u+q' has a permission other than r, w, x, X, s and t",
         ),
     ] {
         assert_eq!(place.refused(line).0, said);

@@ -105,6 +105,7 @@ enum Ask {
 }
 
 /// What the looker answers.
+#[allow(clippy::large_enum_variant)] // nearly all of them are the large one
 enum Looker {
     Event(Event),
     Names(OwnerNames),

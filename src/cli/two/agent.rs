@@ -3,7 +3,7 @@
 use lsync_protocol::xattr::Classes;
 
 use crate::config::lua::{Entry, Way};
-use crate::config::mapping::{Mapping, OwnerMap};
+use crate::config::mapping::{Chmod, Mapping, OwnerMap};
 use crate::config::rsync::RsyncValue;
 use crate::config::{Attributes, Compress, value};
 
@@ -126,7 +126,7 @@ impl Asked {
                 free(groups)?;
                 *groups = OwnerMap::parse(text).ok().filter(|_| carried.group)?;
             }
-            _ => carried.perms.then_some(()).and_then(|()| chmod.add(text, umask).ok())?,
+            _ => chmod.then(Chmod::parse(text, umask).ok().filter(|_| carried.perms)?),
         }
         Some(())
     }
