@@ -29,7 +29,7 @@ pub enum Outcome {
 pub struct Trouble {
     /// The operating system's error number, 0 when it is not one of its.
     pub errno: i32,
-    /// In words, at most [`MAX_TEXT`] bytes.
+    /// In words, at most [`MAX_TEXT`](super::MAX_TEXT) bytes.
     pub text: String,
 }
 
