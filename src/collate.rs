@@ -29,9 +29,12 @@ const SLICE: Duration = Duration::from_millis(2);
 /// The longest time by which a large batch holds up the next.
 const SLICE_MAX: Duration = Duration::from_millis(10);
 
+/// What is marked where a file is written to.
+const WRITTEN: Marks = Marks::CONTENT.with(Marks::WRITTEN);
+
 /// What may differ at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Marks(u8);
+pub struct Marks(u16);
 
 impl Marks {
     /// Content, whatever size and time say.
@@ -50,6 +53,9 @@ impl Marks {
     pub const GONE: Marks = Marks(128);
     /// It was missing and nothing had said why, and has waited for what would say so.
     pub const WAITED: Marks = Marks(64);
+    /// It was written to under this name: another name of the file, that looks like it, may stand
+    /// on the target for what was there before.
+    pub const WRITTEN: Marks = Marks(256);
 
     /// All of these marks are set.
     #[must_use]
@@ -59,7 +65,7 @@ impl Marks {
 
     /// These and those.
     #[must_use]
-    pub fn with(self, marks: Marks) -> Marks {
+    pub const fn with(self, marks: Marks) -> Marks {
         Marks(self.0 | marks.0)
     }
 
@@ -201,7 +207,7 @@ impl Collate {
     pub fn note(&mut self, event: &WatchEvent, now: Instant) {
         match event {
             WatchEvent::Written(path) => self.mark_written(path, now),
-            WatchEvent::Closed(path) => self.mark(path, Marks::CONTENT, now),
+            WatchEvent::Closed(path) => self.mark(path, WRITTEN, now),
             WatchEvent::Appeared { path, dir: false } => {
                 self.came(path);
                 let known = self.dirty.contains_key(path);
@@ -288,11 +294,11 @@ impl Collate {
     /// A file is being written and was not closed.
     fn mark_written(&mut self, path: &RelPath, now: Instant) {
         if !self.delay.is_zero() {
-            return self.mark(path, Marks::CONTENT, now);
+            return self.mark(path, WRITTEN, now);
         }
         let first = match self.dirty.get(path) {
             Some(dirty) if dirty.due.is_none() => {
-                let marks = dirty.marks.with(Marks::CONTENT);
+                let marks = dirty.marks.with(WRITTEN);
                 if let Some(dirty) = self.dirty.get_mut(path) {
                     dirty.marks = marks;
                 }
@@ -305,11 +311,11 @@ impl Collate {
         let due = (now + REST).min(first + UNCLOSED_EVERY).max(earliest);
         match self.dirty.get_mut(path) {
             Some(dirty) => {
-                dirty.marks = dirty.marks.with(Marks::CONTENT);
+                dirty.marks = dirty.marks.with(WRITTEN);
                 self.set_due(path, due);
             }
             None => {
-                let marks = Marks::CONTENT;
+                let marks = WRITTEN;
                 self.dirty.insert(path.clone(), Dirty { marks, first: now, due: Some(due) });
                 self.due.insert((due, path.clone()));
                 self.collapse(now);

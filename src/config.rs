@@ -169,6 +169,8 @@ pub struct Attributes {
     pub specials: bool,
     /// Device files.
     pub devices: bool,
+    /// Hard links.
+    pub hard_links: bool,
     /// Extended attributes and access control lists, of these classes.
     pub xattrs: Classes,
 }
@@ -191,6 +193,7 @@ impl Default for Attributes {
             numeric_ids: false,
             specials: true,
             devices: true,
+            hard_links: true,
             xattrs: Classes::USER.with(Classes::PRIVILEGED).with(Classes::ACLS),
         }
     }

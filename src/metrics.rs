@@ -134,6 +134,8 @@ pub enum Step {
     Delete { path: RelPath, dir: bool },
     /// A name that moved.
     Rename { from: RelPath, to: RelPath },
+    /// A further name of a file.
+    HardLink { path: RelPath, from: RelPath },
     /// The same content, other mode, owner or times.
     Attributes { path: RelPath },
 }

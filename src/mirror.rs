@@ -13,6 +13,9 @@ mod drift;
 mod event;
 mod flights;
 mod guard;
+mod lacks;
+mod linking;
+mod links;
 mod live;
 mod moved;
 mod origins;
@@ -33,8 +36,7 @@ use std::time::{Duration, Instant};
 use lsync_protocol::entry::{Entry, Held, Kind, Quick, Wanted};
 use lsync_protocol::handshake::{Identity, Welcome};
 use lsync_protocol::message::{NoList, OpId};
-use lsync_protocol::path::{Escaped, RelPath};
-use lsync_protocol::xattr::{Classes, Xattr};
+use lsync_protocol::path::RelPath;
 
 use crate::collate::{Batch, Collate, Follow, Marks, Step};
 use crate::config::mapping::Mapping;
@@ -56,6 +58,8 @@ use compare::Told;
 use drift::Drift;
 use flights::{Cause, Flight, Flights};
 use guard::Guard;
+use lacks::Lacks;
+use links::Links;
 use moved::Moved;
 use origins::Origins;
 use owners::Owners;
@@ -80,7 +84,8 @@ fn wanted(attributes: crate::config::Attributes) -> Wanted {
     let crate::config::Attributes { perms, owner, group, times, specials, devices, .. } =
         attributes;
     let xattrs = attributes.shown_xattrs();
-    Wanted { perms, owner, group, times, specials, devices, xattrs }
+    let hard_links = attributes.hard_links;
+    Wanted { perms, owner, group, times, specials, devices, hard_links, xattrs }
 }
 
 /// What of the configuration the decisions need.
@@ -154,12 +159,15 @@ fn mark_of(collate: &mut Collate, op: &Planned, now: Instant) {
             collate.mark(path, Marks::META, now);
         }
         Planned::MakeDir { path, .. } => collate.mark(path, Marks::NAME.with(Marks::DIR), now),
-        Planned::Replace { new, .. } => {
-            collate.mark(new.path(), tree(matches!(**new, Planned::MakeDir { .. })), now);
-        }
-        Planned::Content { path, .. }
-        | Planned::Symlink { path, .. }
-        | Planned::Special { path, .. } => {
+        Planned::Replace { new, .. } => match **new {
+            Planned::MakeDir { .. } => collate.mark(new.path(), tree(true), now),
+            _ => mark_of(collate, new, now),
+        },
+        // What was written through this name may not be there.
+        Planned::Content { path, .. } => collate.mark(path, name.with(Marks::WRITTEN), now),
+        Planned::Symlink { path, .. }
+        | Planned::Special { path, .. }
+        | Planned::Link { path, .. } => {
             collate.mark(path, name, now);
         }
     }
@@ -219,18 +227,14 @@ pub struct Mirror {
     emptied: Option<Instant>,
     waiting: Option<RootTrouble>,
     next_root_check: Option<Instant>,
-    /// It was said that device files are left out.
-    left_out: bool,
-    /// It was said that extended attributes are left out.
-    xattrs_said: bool,
-    /// It was said that owners cannot become others.
-    unmapped_said: bool,
+    lacks: Lacks,
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
     origins: Origins,
     told: Told,
     drift: Drift,
+    links: Links,
     ready: bool,
     finished: bool,
     totals: Totals,
@@ -277,12 +281,11 @@ impl Mirror {
             emptied: None,
             waiting: None,
             next_root_check: None,
-            left_out: false,
-            xattrs_said: false,
-            unmapped_said: false,
+            lacks: Lacks::default(),
             moved: Moved::default(),
             told: Told::default(),
             origins: Origins::default(),
+            links: Links::default(),
             there: BTreeMap::new(),
             ready: false,
             finished: false,
@@ -338,7 +341,9 @@ impl Mirror {
             Event::Acked { done, outcomes } => self.acked(&done, outcomes, now),
             Event::NotBuilt { id, why } => self.not_built(id, why, now),
             Event::Staged { id } => self.staged.push(id),
-            Event::Unproven { path } => self.collate.mark(&path, Marks::CONTENT, now),
+            Event::Unproven { path } => {
+                self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
+            }
             Event::Unsettled { id } => {
                 if let Some(flight) = self.flights.get(id) {
                     let path = flight.op.path().clone();
@@ -372,6 +377,7 @@ impl Mirror {
                 sooner(self.drift.next());
             }
             if self.walk.is_none() {
+                sooner(self.links.search_at());
                 sooner(self.next_rescan);
                 if self.walks_due.contains_key(&RelPath::root()) && !self.walks_are_held() {
                     sooner(self.walk_not_before);
@@ -460,16 +466,7 @@ impl Mirror {
     /// The target's agent is there: what is dirty can go.
     fn connected(&mut self, welcome: &Welcome, now: Instant) {
         self.held = Some(Held::new(self.rules.wanted, &welcome.holds));
-        let maps = &self.rules.mapping;
-        let maps_owners = !maps.users.is_empty() || !maps.groups.is_empty();
-        if maps_owners && !welcome.holds.chown && !self.unmapped_said {
-            self.unmapped_said = true;
-            self.say(Report::Warning(
-                "owners do not become others: the target's agent may not give files away \
-                 (CAP_CHOWN is missing; root has it)"
-                    .to_owned(),
-            ));
-        }
+        self.unmapped(welcome);
         let root = welcome.root.as_ref();
         self.root_entry = root.map(|root| root.entry.clone());
         let standing = (welcome.boot, root.map(|root| root.identity));
@@ -499,6 +496,7 @@ impl Mirror {
         self.drift.stop(now);
         self.emptied = None;
         self.staged.clear();
+        self.links.drop_leaders();
         for flight in self.flights.drain() {
             mark_of(&mut self.collate, &flight.op, now);
             self.origins.rename_is_doubtful(&flight.op, now);
@@ -537,6 +535,9 @@ impl Mirror {
     /// a walk that lists the target before it arrives there would not find that out.
     fn doubt(&mut self, now: Instant) {
         self.doubt_before = self.next_op;
+        self.links.clear();
+        // What waits for a name that leads would not be found.
+        self.collate.release_under(&RelPath::root(), now);
         for flight in self.flights.all() {
             mark_of(&mut self.collate, &flight.op, now);
             self.origins.rename_is_doubtful(&flight.op, now);
@@ -594,7 +595,7 @@ impl Mirror {
         let unasked = match event {
             Event::Walked { seen, .. } => {
                 let all = seen.entries.iter().map(|named| &named.entry);
-                self.owners.unknown(all.chain([&seen.here]), held)
+                self.owners.unknown(all.chain([&*seen.here]), held)
             }
             Event::Looked(Ok(looked)) => self.owners.unknown(live::entries(looked), held),
             _ => return false,
@@ -683,8 +684,13 @@ impl Mirror {
                 _ if self.waiting.is_some() => {}
                 WatchEvent::Renamed { from, to, dir } => self.renamed(from, to, *dir, event, now),
                 WatchEvent::Gone { path, .. } => {
+                    self.link_gone(path, now);
                     self.collate.note(event, now);
                     self.cancel_content(path, now);
+                }
+                WatchEvent::Appeared { path, .. } | WatchEvent::Unsure(path) => {
+                    self.link_gone(path, now);
+                    self.collate.note(event, now);
                 }
                 _ => self.collate.note(event, now),
             }
@@ -705,6 +711,9 @@ impl Mirror {
         if self.next_rescan.is_some_and(|when| when <= now) && self.walk.is_none() {
             self.walks_due.insert(RelPath::root(), false);
             self.next_rescan = None;
+        }
+        if self.walk.is_none() && self.links.search(now) {
+            self.walks_due.entry(RelPath::root()).or_insert(false);
         }
         self.start_walk(now);
         while self.looks.len() < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
@@ -815,46 +824,6 @@ impl Mirror {
             self.say(Report::Halted { reason: reason.clone(), hint });
         }
         self.halted = Some(reason);
-    }
-
-    /// Says once that device files are left out, where they were asked for.
-    fn not_mirrored(&mut self, path: &RelPath, kind: Kind) {
-        let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-        if device && self.rules.wanted.devices && !self.left_out {
-            self.left_out = true;
-            self.say(Report::Warning(format!(
-                "device files are left out, {path} is the first: the target's agent may not make \
-                 them (CAP_MKNOD is missing; root has it, --no-devices says that they are not wanted)"
-            )));
-        }
-    }
-
-    /// Says once which extended attributes of the source the target cannot have.
-    fn xattrs_left_out(&mut self, entry: &Entry) {
-        let (Some(xattrs), Some(held)) = (&entry.meta.xattrs, &self.held) else { return };
-        if self.xattrs_said || xattrs.is_empty() || xattrs.classes() == held.xattrs() {
-            return;
-        }
-        let left_out = |one: &&Xattr| !held.xattrs().have(&one.name);
-        let Some(first) = xattrs.all().iter().find(left_out) else { return };
-        let (what, why) = match Classes::of(&first.name) {
-            Classes::ACLS => (
-                "access control lists",
-                "its file system has none (--no-acls: they are not wanted)",
-            ),
-            Classes::USER => (
-                "extended attributes",
-                "its file system has none (--no-xattrs: they are not wanted)",
-            ),
-            _ => (
-                "trusted and security attributes",
-                "they take CAP_SYS_ADMIN there, as root has it (--no-xattrs: they are not wanted)",
-            ),
-        };
-        let name = Escaped(&first.name);
-        let text = format!("{what} are left out on the target, {name} is the first: {why}");
-        self.xattrs_said = true;
-        self.say(Report::Warning(text));
     }
 
     /// What a run that was to be done once came to.

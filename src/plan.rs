@@ -65,6 +65,17 @@ pub enum Planned {
         /// Its attributes.
         meta: Meta,
     },
+    /// Have a further name of a file.
+    Link {
+        /// Where.
+        path: RelPath,
+        /// The name it has already.
+        from: RelPath,
+        /// Its size.
+        size: u64,
+        /// Its time, as held.
+        mtime: Option<Time>,
+    },
     /// Set attributes of something that is no directory.
     Meta {
         /// Where.
@@ -119,6 +130,7 @@ impl Planned {
             | Planned::Content { path, .. }
             | Planned::Symlink { path, .. }
             | Planned::Special { path, .. }
+            | Planned::Link { path, .. }
             | Planned::Meta { path, .. }
             | Planned::Dir { path, .. }
             | Planned::Remove { path, .. }
@@ -148,7 +160,7 @@ impl Planned {
             | Planned::Meta { meta, .. }
             | Planned::Dir { meta, .. } => meta.bytes(),
             Planned::Replace { new, .. } => new.meta_bytes(),
-            Planned::Rename { .. } | Planned::Remove { .. } => 0,
+            Planned::Link { .. } | Planned::Rename { .. } | Planned::Remove { .. } => 0,
         }
     }
 
@@ -159,6 +171,7 @@ impl Planned {
             Planned::Content { .. }
             | Planned::Symlink { .. }
             | Planned::Special { .. }
+            | Planned::Link { .. }
             | Planned::Replace { .. } => true,
             Planned::MakeDir { .. }
             | Planned::Meta { .. }
@@ -176,6 +189,7 @@ impl Planned {
             Planned::Content { path, .. } => format!("send {path}"),
             Planned::Symlink { path, .. } => format!("link {path}"),
             Planned::Special { path, kind, .. } => format!("create {} {path}", kind.words()),
+            Planned::Link { path, from, .. } => format!("hard link {path} => {from}"),
             Planned::Meta { path, .. } | Planned::Dir { path, .. } => format!("attributes {path}"),
             Planned::Rename { from, to, .. } => format!("rename {from} -> {to}"),
             Planned::Remove { path, kind: Kind::Dir } => format!("delete directory {path}"),
@@ -433,7 +447,7 @@ mod tests {
                 xattrs: None,
             },
             nlink: 1,
-            link_group: 0,
+            file: None,
         })
     }
 
@@ -455,6 +469,7 @@ mod tests {
             times: true,
             specials: false,
             devices: false,
+            hard_links: true,
             xattrs: Classes::NONE,
         };
         Held::new(wanted, &holds)

@@ -169,7 +169,7 @@ mod tests {
                 device: None,
                 meta: Meta { mode: Some(mode), uid: Some(1), gid: Some(1), mtime, xattrs: None },
                 nlink: 1,
-                link_group: 0,
+                file: None,
             },
         }
     }
@@ -192,6 +192,7 @@ mod tests {
             times: true,
             specials: false,
             devices: false,
+            hard_links: true,
             xattrs: Classes::NONE,
         };
         let held = Held::new(wanted, &holds);

@@ -44,7 +44,7 @@ pub struct SourceDir {
     /// Which directory.
     pub dir: RelPath,
     /// The directory itself.
-    pub here: Entry,
+    pub here: Box<Entry>,
     /// What the rules let through, sorted by name.
     pub entries: Vec<Named>,
     /// Names that are there but could not be looked at, and why.
@@ -459,7 +459,15 @@ impl Source {
             .collect();
         let mut here = listing.facts.stat.entry(None);
         here.meta.xattrs = listing.xattrs;
-        SourceDir { dir, here, entries, unknown, kept, rules: None, rules_doubted: false }
+        SourceDir {
+            dir,
+            here: Box::new(here),
+            entries,
+            unknown,
+            kept,
+            rules: None,
+            rules_doubted: false,
+        }
     }
 
     /// Names of the source's users and groups, by number. Those without a name are left out.

@@ -25,6 +25,7 @@ mod append;
 mod dir;
 mod file;
 mod inplace;
+mod link;
 mod name;
 mod special;
 
@@ -178,6 +179,7 @@ impl Hand {
             Op::Special { path, kind, device, meta } => {
                 self.put_special(path, *kind, *device, meta)
             }
+            Op::Link { path, from, size, mtime } => self.put_hard_link(path, from, *size, *mtime),
             Op::Meta { path, kind, meta } => self.set_meta(path, *kind, meta),
             Op::Dir { path, meta } => self.set_dir(path, meta),
             Op::Rename { from, to, kind, size, mtime } => {

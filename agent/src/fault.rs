@@ -28,6 +28,8 @@ pub enum Call {
     Symlink,
     /// A special file is created.
     Special,
+    /// A file gets a further name.
+    Link,
     /// A rename that was asked for.
     Rename,
     /// Removing a name that was to be removed.

@@ -76,7 +76,7 @@ impl Stat {
                 xattrs: None,
             },
             nlink: if file { self.nlink } else { 1 },
-            link_group: 0,
+            file: (file && self.nlink > 1).then(|| self.identity()),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! name in a directory go to one worker by the directory, first in, first out; a directory's own
 //! attributes go the same way, behind everything in it. A directory is made at once, by the
 //! dispatcher. What changes the structure (a rename, the removal of a directory, a change of kind)
-//! waits until everything before it is done.
+//! waits until everything before it is done, and so does a hard link between two directories.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use lsync_protocol::entry::Kind;
 use lsync_protocol::message::{Op, OpId, Outcome};
+use lsync_protocol::path::RelPath;
 
 use crate::apply::{Content, Ground, Hand};
 use crate::outbox::{Ack, Outbox};
@@ -175,6 +176,16 @@ impl Applier {
             Op::Dir { path, .. } => {
                 let key = path.as_bytes().to_vec();
                 self.give(&key, work);
+            }
+            Op::Link { path, from, .. } => {
+                let dir = |path: &RelPath| path.split().map(|(dir, _)| dir.to_vec());
+                if dir(path) == dir(from) {
+                    self.give(&dir(path).unwrap_or_default(), work);
+                } else {
+                    // Another worker may have to do with the other name.
+                    self.drain();
+                    self.now(&work);
+                }
             }
             Op::File { path, .. }
             | Op::Commit { path, .. }

@@ -9,6 +9,7 @@ mod suite {
     mod inplace;
     mod link;
     mod list;
+    mod names;
     mod ops;
     mod order;
     mod peer;

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::handshake::Identity;
 use crate::xattr::{Classes, Xattrs};
 
 /// A point in time as file systems keep it: seconds since 1970, and nanoseconds.
@@ -122,8 +123,8 @@ pub struct Entry {
     pub meta: Meta,
     /// How many names the file has; 1 for everything but files.
     pub nlink: u32,
-    /// Names of one file in one listing share a number above 0; 0 when it has one name.
-    pub link_group: u64,
+    /// Which file it is, of one that has several names: those are equal in this.
+    pub file: Option<Identity>,
     /// Which device it stands for; of device files only.
     pub device: Option<Device>,
 }
@@ -166,6 +167,8 @@ pub struct Wanted {
     pub specials: bool,
     /// Device files.
     pub devices: bool,
+    /// Hard links: names of one file are names of one file.
+    pub hard_links: bool,
     /// Extended attributes and access control lists.
     pub xattrs: Classes,
 }
@@ -213,6 +216,7 @@ pub struct Held {
     times: Option<u32>,
     specials: bool,
     devices: bool,
+    hard_links: bool,
     xattrs: Classes,
 }
 
@@ -233,6 +237,7 @@ impl Held {
             times: wanted.times.then_some(holds.time_granularity),
             specials: wanted.specials,
             devices: wanted.devices && holds.devices,
+            hard_links: wanted.hard_links,
             xattrs: wanted.xattrs.both(holds.xattrs),
         }
     }
@@ -257,6 +262,12 @@ impl Held {
     #[must_use]
     pub fn groups(&self) -> bool {
         self.groups != Groups::None
+    }
+
+    /// Are names of one file to be names of one file? Whether the target has such is found out.
+    #[must_use]
+    pub fn hard_links(&self) -> bool {
+        self.hard_links
     }
 
     /// Which extended attributes and access control lists are carried.
@@ -442,6 +453,7 @@ mod tests {
         times: true,
         specials: true,
         devices: true,
+        hard_links: true,
         xattrs: Classes::NONE,
     };
 
@@ -459,7 +471,7 @@ mod tests {
                 xattrs: None,
             },
             nlink: 1,
-            link_group: 0,
+            file: None,
         }
     }
 

@@ -40,7 +40,7 @@ pub enum Create {
 }
 
 /// One file system object, by device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// The device.
     pub dev: u64,

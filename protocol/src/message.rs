@@ -664,24 +664,19 @@ mod tests {
         let mut body = Vec::new();
         message.encode(&mut body);
         let control = body.len();
-        body.extend_from_slice(raw);
+        body.extend(raw);
         assert_eq!(Message::decode(message.kind(), &body), Ok((message.clone(), control)));
     }
 
     #[test]
     fn every_message_comes_back_as_it_went() {
+        let one = vec![Xattr { name: b"user.a".to_vec(), value: vec![0, 255] }];
         let meta = Meta {
             mode: Some(0o4755),
             uid: None,
             gid: Some(5),
             mtime: Some(Time { sec: -1, nsec: 999_999_999 }),
-            xattrs: Some(
-                Xattrs::new(
-                    Classes::USER,
-                    vec![Xattr { name: b"user.a".to_vec(), value: vec![0, 255] }],
-                )
-                .unwrap(),
-            ),
+            xattrs: Xattrs::new(Classes::USER, one).ok(),
         };
         let entry = Entry {
             kind: Kind::Symlink,
@@ -689,7 +684,7 @@ mod tests {
             link: Some(b"../x\xff"[..].into()),
             meta: meta.clone(),
             nlink: 1,
-            link_group: 0,
+            file: None,
             device: None,
         };
         let ops = vec![
@@ -715,8 +710,9 @@ mod tests {
             Op::Remove { path: path("h"), kind: Kind::Dir },
             Op::Replace {
                 old: Kind::Dir,
-                new: Box::new(Op::File { path: path("i"), size: 2, meta }),
+                new: Box::new(Op::File { path: path("i"), size: 2, meta: meta.clone() }),
             },
+            Op::Link { path: path("j"), from: path("k/l"), size: 1 << 33, mtime: meta.mtime },
         ];
         let trouble = Trouble { errno: 28, text: "no space left on device".into() };
         round_trip(&Message::Ops { first: 9, hash: Some([1; 32]), ops }, b"abcde");

@@ -135,7 +135,7 @@ pub(super) struct AgentArgs {
     after_help = "\
 The contents of SOURCE become the contents of TARGET, which is created if it is missing; its parent
 must exist. Permissions, owners, times, symbolic links and deletions are mirrored; extended
-attributes and ACLs too; hard links become files of their own, that is not there yet.
+attributes, ACLs and hard links too.
 TARGET is DIR, [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR; HOST:. is the login directory.
 rsync carries what goes to [USER@]HOST::MODULE[/DIR] and rsync://[USER@]HOST[:PORT]/MODULE[/DIR].
 

@@ -65,10 +65,10 @@ fn complain(error: &clap::Error) -> Error {
 fn as_rsync(option: &str) -> Option<&'static str> {
     Some(match option {
         "-a" | "--archive" | "-r" | "--recursive" | "-l" | "--links" | "-t" | "--times" | "-o"
-        | "--owner" | "-g" | "--group" | "--perms" | "-D" | "-A" | "--acls" | "-X" | "--xattrs" => {
+        | "--owner" | "-g" | "--group" | "--perms" | "-D" | "-A" | "--acls" | "-X" | "--xattrs"
+        | "-H" | "--hard-links" => {
             "it is what push does by default; --no-owner, --no-perms … take it away"
         }
-        "-H" | "--hard-links" => "hard links become files of their own: that is not there yet",
         "-z" => "see --compress",
         "-e" | "--rsh" => "use --ssh-command 'ssh …', -p PORT or -i FILE",
         "-P" | "--progress" => "a terminal shows progress by default; -v names what is done",

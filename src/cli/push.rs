@@ -259,8 +259,6 @@ fn mapping(args: &PushArgs, world: &World) -> Result<Mapping> {
 
 fn attributes(args: &PushArgs) -> Attributes {
     let asked = &args.attributes;
-    // --no-hard-links asks for what happens anyway: there is nothing to turn off yet.
-    let _ = asked.no_hard_links;
     let xattrs = Classes::USER.with(Classes::PRIVILEGED).only_if(!asked.no_xattrs);
     Attributes {
         perms: !asked.no_perms,
@@ -270,6 +268,7 @@ fn attributes(args: &PushArgs) -> Attributes {
         numeric_ids: asked.numeric_ids,
         specials: true,
         devices: !asked.no_devices,
+        hard_links: !asked.no_hard_links,
         xattrs: xattrs.with(Classes::ACLS.only_if(!asked.no_acls)),
     }
 }

@@ -268,6 +268,7 @@ fn rewrite(op: &mut Planned, old: &RelPath, new: &RelPath) {
         | Planned::Content { path, .. }
         | Planned::Symlink { path, .. }
         | Planned::Special { path, .. }
+        | Planned::Link { path, .. }
         | Planned::Meta { path, .. }
         | Planned::Dir { path, .. }
         | Planned::Remove { path, .. } => path.clone_from(new),

@@ -115,6 +115,9 @@ impl Mirror {
         let Some(held) = &self.held else { return };
         let mut plan = plan(&looked, held);
         self.use_origins(&mut plan, since, now);
+        let (ops, waiting) =
+            self.link_looked(std::mem::take(&mut plan.ops), &looked.paths, since, now);
+        plan.ops = ops;
         for op in &mut plan.removes {
             if let Planned::Remove { path, kind } = op
                 && let Some(known) = there.get(path)
@@ -173,7 +176,7 @@ impl Mirror {
         }
         // What came up meanwhile and has nothing in flight to wait for may leave.
         for path in returned {
-            if !self.flights.busy(&path) && !self.origins.holds(&path) {
+            if !self.flights.busy(&path) && !self.origins.holds(&path) && !waiting.contains(&path) {
                 self.collate.release(&path, now);
             }
         }
@@ -240,6 +243,7 @@ impl Mirror {
                 Planned::Content { .. }
                 | Planned::Symlink { .. }
                 | Planned::Special { .. }
+                | Planned::Link { .. }
                 | Planned::Remove { .. } => {
                     self.origin_ended(&name, now);
                 }
@@ -420,7 +424,8 @@ impl Mirror {
     pub(super) fn cancel_content(&mut self, path: &RelPath, now: Instant) {
         for (path, id) in self.flights.contents_under(path) {
             self.out.push(Effect::Cancel(id));
-            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT), now);
+            let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::WRITTEN);
+            self.collate.mark(&path, marks, now);
         }
     }
 
@@ -437,7 +442,7 @@ impl Mirror {
         }
         if let Some(at) = retry.at {
             // What is beneath a directory that failed was not done either.
-            let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::TREE);
+            let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::WRITTEN).with(Marks::TREE);
             self.collate.mark_at(path, marks, now, at);
         }
     }
@@ -459,7 +464,9 @@ impl Mirror {
                         Planned::Rename { from, .. } => Some(from.clone()),
                         _ => None,
                     };
-                    match said.remove(&id) {
+                    let outcome = said.remove(&id);
+                    self.link_ended(&flight.op, outcome.as_ref(), now);
+                    match outcome {
                         None => self.succeeded(&flight, now),
                         Some(outcome) => self.outcome(flight, outcome, now),
                     }
@@ -488,6 +495,8 @@ impl Mirror {
 
     fn outcome(&mut self, flight: Flight, outcome: Outcome, now: Instant) {
         let name = Marks::NAME.with(Marks::CONTENT);
+        // What was written is not there.
+        let name = if flight.op.content() > 0 { name.with(Marks::WRITTEN) } else { name };
         let path = flight.op.path().clone();
         self.origins.rename_is_doubtful(&flight.op, now);
         match (outcome, &flight.op) {
@@ -525,6 +534,7 @@ impl Mirror {
                 Planned::Content { .. }
                 | Planned::Symlink { .. }
                 | Planned::Special { .. }
+                | Planned::Link { .. }
                 | Planned::MakeDir { .. },
             ) => {
                 let op = Planned::Replace { old: kind, new: Box::new(flight.op.clone()) };
@@ -598,9 +608,13 @@ impl Mirror {
         let path = flight.op.path().clone();
         match why {
             NotBuilt::Vanished => {
-                self.collate.mark(&path, Marks::CONTENT, now);
+                self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
             }
             NotBuilt::Failed(why) => self.failed(&path, &why, now),
+        }
+        self.links.failed(&path);
+        for name in self.links.names(&path) {
+            self.collate.release(&name, now);
         }
         self.collate.release(&path, now);
     }

@@ -201,6 +201,7 @@ mod tests {
                 times: true,
                 specials: true,
                 devices: true,
+                hard_links: true,
                 xattrs: Classes::NONE,
             },
             &holds,
@@ -218,8 +219,8 @@ mod tests {
     }
 
     fn there(name: &str, size: u64, sec: i64) -> Named {
-        let (kind, link, nlink, link_group) = (Kind::File, None, 1, 0);
-        let entry = Entry { kind, size, link, meta: meta(sec), nlink, link_group, device: None };
+        let (kind, link, nlink) = (Kind::File, None, 1);
+        let entry = Entry { kind, size, link, meta: meta(sec), nlink, file: None, device: None };
         Named { name: name.as_bytes().into(), entry }
     }
 

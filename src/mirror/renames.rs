@@ -40,10 +40,12 @@ impl Mirror {
                 let (old, new) = (old || rules(from), new || rules(to));
                 filter.forget(from);
                 if old {
+                    self.link_gone(from, now);
                     self.collate.note(&WatchEvent::Gone { path: from.clone(), dir }, now);
                     self.cancel_content(from, now);
                 }
                 if new {
+                    self.link_gone(to, now);
                     self.collate.note(&WatchEvent::Appeared { path: to.clone(), dir }, now);
                 }
                 return;
@@ -53,6 +55,8 @@ impl Mirror {
             self.rules.filter.renamed(from, to);
         }
         self.moved.note(from, to, dir, now);
+        let loose = self.links.renamed(from, to, now);
+        self.links_loose(loose, now);
         self.forget_moved(now);
         self.cancel_content(to, now);
         // What had come and not left yet is not on the target.

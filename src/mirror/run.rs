@@ -163,7 +163,7 @@ enum Came {
     Event(Event),
     Names(OwnerNames),
     Carried(Carried),
-    Connected(Result<Connected>),
+    Connected(Result<Box<Connected>>),
     Connect,
     Asked(oneshot::Sender<Pending>),
     Progress,
@@ -307,7 +307,7 @@ impl Loop {
                 Looker::Names(names) => Came::Names(names),
             },
             Some(found) = found(&mut self.walk), if wants_walk => Came::Event(found),
-            connected = joined(connecting) => Came::Connected(connected),
+            connected = joined(connecting) => Came::Connected(connected.map(Box::new)),
             () = until(link_at) => Came::Connect,
             () = until(tick) => Came::Event(Event::Tick),
             Some(reply) = asked(&mut self.running.asked) => Came::Asked(reply),
@@ -345,7 +345,7 @@ impl Loop {
                 let metrics = Arc::clone(&self.running.metrics);
                 self.link = Link::Connecting(tokio::spawn(connect(what, metrics)));
             }
-            Came::Connected(Ok(connected)) => self.connected(connected),
+            Came::Connected(Ok(connected)) => self.connected(*connected),
             Came::Connected(Err(error)) => {
                 if !self.connected_once && self.running.has_other_way && error.is_no_agent() {
                     return Err(error);
@@ -764,6 +764,9 @@ pub(super) fn step(op: &Planned) -> Step {
         },
         Planned::Meta { path, .. } | Planned::Dir { path, .. } => {
             Step::Attributes { path: path.clone() }
+        }
+        Planned::Link { path, from, .. } => {
+            Step::HardLink { path: path.clone(), from: from.clone() }
         }
         Planned::Rename { from, to, .. } => Step::Rename { from: from.clone(), to: to.clone() },
         Planned::Remove { path, kind } => {

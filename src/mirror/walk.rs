@@ -13,6 +13,7 @@ use lsync_protocol::message::INLINE_MAX;
 use lsync_protocol::path::RelPath;
 
 use super::compare::Contents;
+use super::linking::Follower;
 use super::live::GRACE;
 use super::pairing::{Pairing, Wait};
 use super::problems::What;
@@ -100,9 +101,20 @@ pub(super) struct Walk {
     pub(super) contents: Contents,
     /// The guard has allowed what is still to be deleted.
     judged: bool,
+    /// Names that are linked when the contents they are linked to are there.
+    pub(super) followers: Vec<Follower>,
 }
 
 impl Walk {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Is something newer known of this name than what it read?
+    pub(super) fn is_newer(&self, path: &RelPath) -> bool {
+        self.touched.has(path) || path.parent().is_some_and(|dir| self.touched.dir_is_stale(&dir))
+    }
+
     pub(super) fn starts(&self) -> &[RelPath] {
         &self.starts
     }
@@ -164,7 +176,7 @@ impl Walk {
         may
     }
 
-    fn of_root(&self) -> bool {
+    pub(super) fn of_root(&self) -> bool {
         self.starts.iter().any(RelPath::is_root)
     }
 }
@@ -227,6 +239,7 @@ impl Mirror {
             pairing: Pairing::default(),
             contents: Contents::default(),
             judged: false,
+            followers: Vec::new(),
         });
     }
 
@@ -274,7 +287,9 @@ impl Mirror {
             walk.root_names = Some(seen.entries.len() + seen.unknown.len() + seen.kept.len());
         }
         // Where everything is sent anyway, or something is unknown, a digest says nothing.
-        let digest = (!walk.whole && seen.unknown.is_empty()).then(|| {
+        // Nor does it tell which names are of one file.
+        let linked = held.hard_links() && seen.entries.iter().any(|n| n.entry.file.is_some());
+        let digest = (!walk.whole && seen.unknown.is_empty() && !linked).then(|| {
             let mut digest = DirDigest::new(&self.rules.key);
             for named in seen.entries.iter().filter(|named| held.carries(named.entry.kind)) {
                 digest.add(&named.name, &named.entry, held);
@@ -289,7 +304,7 @@ impl Mirror {
                 self.failed(&path, why, now);
             }
         }
-        for entry in seen.entries.iter().map(|named| &named.entry).chain([&seen.here]) {
+        for entry in seen.entries.iter().map(|named| &named.entry).chain([&*seen.here]) {
             self.xattrs_left_out(entry);
         }
         if let Some(walk) = &mut self.walk {
@@ -380,7 +395,7 @@ impl Mirror {
         if target.is_none() && quick == Quick::Content {
             by_content = twins(&seen.dir, &seen.entries);
         }
-        if let Some(target) = target {
+        if let Some(target) = &target {
             let unknown: Vec<Box<[u8]>> =
                 seen.unknown.iter().map(|(name, _)| name).chain(&seen.kept).cloned().collect();
             let found =
@@ -428,6 +443,16 @@ impl Mirror {
                 touched |= !matches!(op, Planned::Meta { .. } | Planned::Dir { .. });
                 ops.push(op);
             }
+        }
+        if let Some(target) = &target {
+            let newer = |mirror: &Mirror, path: &RelPath| {
+                stale
+                    || mirror.walk.as_ref().is_some_and(|walk| walk.is_newer(path))
+                    || mirror.flights.busy(path)
+                    || mirror.looking.contains(path)
+                    || mirror.collate.marks(path).is_some_and(|m| m.has(Marks::CONTENT))
+            };
+            touched |= self.link_walked(&seen, target.as_deref(), &mut ops, newer, now);
         }
         let root_differs = seen.dir.is_root()
             && self.root_entry.as_ref().is_some_and(|root| {
@@ -559,8 +584,10 @@ impl Mirror {
                 }
                 Phase::Counting if walk.counting.is_empty() => self.check_extra(),
                 Phase::Ending if self.flights.of_walk() == 0 && self.clearings.is_empty() => {
-                    self.walk_complete(now);
-                    return;
+                    if !self.link_followers(now) {
+                        self.walk_complete(now);
+                        return;
+                    }
                 }
                 _ => return,
             }
@@ -759,6 +786,7 @@ impl Mirror {
 
     fn walk_complete(&mut self, now: Instant) {
         let Some(walk) = self.walk.take() else { return };
+        self.links.searched(&walk.starts, now);
         if !walk.of_root() {
             return;
         }

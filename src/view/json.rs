@@ -135,6 +135,9 @@ fn step_object(step: &Step) -> Value {
         Step::Rename { from, to } => {
             json!({ "op": "rename", "from": path(from), "path": path(to) })
         }
+        Step::HardLink { path: p, from } => {
+            json!({ "op": "link", "path": path(p), "from": path(from) })
+        }
         Step::Attributes { path: p } => json!({ "op": "attributes", "path": path(p) }),
     }
 }

@@ -244,6 +244,7 @@ pub(super) fn step_text(step: &Step) -> String {
         Step::Update { path } => format!("update {path}"),
         Step::Delete { path, dir } => format!("delete {path}{}", slash(dir)),
         Step::Rename { from, to } => format!("rename {from} -> {to}"),
+        Step::HardLink { path, from } => format!("hard link {path} => {from}"),
         Step::Attributes { path } => format!("attributes {path}"),
     }
 }

@@ -31,6 +31,8 @@ pub struct Thing {
     pub size: u64,
     /// Extended attributes and access control lists, by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The first of its names, of a file that has several in the tree.
+    pub one_with: Option<Vec<u8>>,
 }
 
 /// A whole tree by name; the root is the empty name.
@@ -39,6 +41,7 @@ pub type Tree = BTreeMap<Vec<u8>, Thing>;
 /// Reads a tree. What vanishes or cannot be read meanwhile is an error.
 pub fn tree(root: &Path) -> io::Result<Tree> {
     let mut all = Tree::new();
+    let mut names: BTreeMap<(u64, u64), Vec<Vec<u8>>> = BTreeMap::new();
     let mut due = vec![PathBuf::new()];
     while let Some(name) = due.pop() {
         let path = if name.as_os_str().is_empty() { root.to_owned() } else { root.join(&name) };
@@ -67,10 +70,20 @@ pub fn tree(root: &Path) -> io::Result<Tree> {
         let mode = if kind == 'l' { 0 } else { meta.mode() & 0o7777 };
         let owner = (meta.uid(), meta.gid());
         let mtime = (meta.mtime(), meta.mtime_nsec());
-        all.insert(
-            name.as_os_str().as_bytes().to_vec(),
-            Thing { kind, mode, owner, mtime, content, size, xattrs: xattrs(&path)? },
-        );
+        let (name, xattrs) = (name.as_os_str().as_bytes().to_vec(), xattrs(&path)?);
+        if kind == 'f' && meta.nlink() > 1 {
+            names.entry((meta.dev(), meta.ino())).or_default().push(name.clone());
+        }
+        let one_with = None;
+        all.insert(name, Thing { kind, mode, owner, mtime, content, size, xattrs, one_with });
+    }
+    for mut names in names.into_values().filter(|names| names.len() > 1) {
+        names.sort();
+        for name in &names {
+            if let Some(thing) = all.get_mut(name) {
+                thing.one_with = Some(names[0].clone());
+            }
+        }
     }
     Ok(all)
 }
@@ -129,7 +142,7 @@ pub fn differences(source: &Tree, target: &Tree) -> String {
     let thing = |t: Option<&Thing>| match t {
         None => "nothing".to_owned(),
         Some(t) => format!(
-            "{} {:o} {}:{} {}.{:09} {} bytes {}{}",
+            "{} {:o} {}:{} {}.{:09} {} bytes {}{}{}",
             t.kind,
             t.mode,
             t.owner.0,
@@ -146,6 +159,7 @@ pub fn differences(source: &Tree, target: &Tree) -> String {
                 .iter()
                 .map(|(name, value)| format!(" {}={value:?}", Escaped(name)))
                 .collect::<String>(),
+            t.one_with.as_ref().map(|n| format!(" one with {}", Escaped(n))).unwrap_or_default(),
         ),
     };
     let names: std::collections::BTreeSet<&Vec<u8>> = source.keys().chain(target.keys()).collect();
@@ -285,6 +299,15 @@ pub fn plant(root: &Path) {
     chmod(&root.join("dir/deep"), 0o1777);
     for (name, to) in [("link", "small"), ("dir/up", "../small"), ("dangling", "no/where")] {
         std::os::unix::fs::symlink(to, root.join(name)).unwrap();
+    }
+    for (old, new) in [
+        ("small", "another small"),
+        ("small", "dir/deep/small"),
+        ("dir/large", "dir/large too"),
+        ("dir/large", "a large"),
+        ("empty", "dir/empty"),
+    ] {
+        fs::hard_link(root.join(old), root.join(new)).unwrap();
     }
     set_xattr(&root.join("dir/program"), "user.comment", b"a\0b\xff");
     set_xattr(&root.join("dir/64k"), "user.large", &noise(4, 3000));

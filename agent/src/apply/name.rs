@@ -132,6 +132,10 @@ impl Hand {
         let path = new.path();
         let (dir, name) = split(path)?;
         let mut fresh: Option<Fresh> = None;
+        let linked = match new {
+            Op::Link { from, size, mtime, .. } => Some(self.linked(from, *size, *mtime)?),
+            _ => None,
+        };
         self.within(dir, |hand, at| {
             let there = hand.look(at, name)?.map(|now| now.kind);
             if let Some(kind) = there.filter(|&kind| kind != old) {
@@ -147,6 +151,10 @@ impl Hand {
                         hand.stage_special(at, path, *kind, *device, meta)?
                     }
                     Op::MakeDir { meta, .. } => hand.stage_dir(at, path, meta)?,
+                    Op::Link { .. } => {
+                        let linked = linked.as_ref().ok_or(Errno::INVAL)?;
+                        hand.stage_hard_link(at, path, linked)?
+                    }
                     _ => return Err(Errno::INVAL.into()),
                 }),
             };
@@ -165,7 +173,11 @@ impl Hand {
                     }
                 }
             }
-            hand.place(at, staged, path, name)
+            hand.place(at, staged, path, name)?;
+            if let Some(linked) = &linked {
+                hand.linked_now(at, name, linked);
+            }
+            Ok(())
         })
     }
 }

@@ -77,6 +77,7 @@ impl World {
                 times: true,
                 specials: true,
                 devices: true,
+                hard_links: true,
                 xattrs: Classes::NONE,
             },
             fsync: false,

@@ -88,7 +88,7 @@ pub enum Op {
     Replace {
         /// What must stand there now; a directory has to be empty.
         old: Kind,
-        /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`, `Special`.
+        /// What to have instead: one of `MakeDir`, `File`, `Commit`, `Symlink`, `Special`, `Link`.
         new: Box<Op>,
     },
     /// Have more behind a version that stands here: the file grows in place, so a reader sees a
@@ -122,6 +122,18 @@ pub enum Op {
         /// Its attributes.
         meta: Meta,
     },
+    /// Have a further name of a file here. Where that is not what it should be, or cannot have
+    /// another name, it is refused and nothing was touched.
+    Link {
+        /// Where.
+        path: RelPath,
+        /// The name it has already.
+        from: RelPath,
+        /// Its size must be this.
+        size: u64,
+        /// Its modification time must be this, as held.
+        mtime: Option<Time>,
+    },
 }
 
 impl Op {
@@ -135,6 +147,7 @@ impl Op {
             | Op::Append { path, .. }
             | Op::Symlink { path, .. }
             | Op::Special { path, .. }
+            | Op::Link { path, .. }
             | Op::Meta { path, .. }
             | Op::Dir { path, .. }
             | Op::Remove { path, .. }
@@ -173,7 +186,7 @@ impl Op {
             | Op::Dir { meta, .. }
             | Op::Append { meta, .. } => meta.bytes(),
             Op::Replace { new, .. } => new.meta_bytes(),
-            Op::Rename { .. } | Op::Remove { .. } => 0,
+            Op::Rename { .. } | Op::Remove { .. } | Op::Link { .. } => 0,
         }
     }
 
@@ -204,6 +217,7 @@ impl Op {
                         | Op::Commit { .. }
                         | Op::Symlink { .. }
                         | Op::Special { .. }
+                        | Op::Link { .. }
                 ) && new.valid()
             }
             Op::Special { path, kind, device, .. } => {
@@ -212,6 +226,12 @@ impl Op {
             }
             Op::Rename { from, to, .. } => {
                 !from.is_root() && !to.is_root() && !to.is_under(from) && !from.is_under(to)
+            }
+            Op::Link { path, from, .. } => {
+                !path.is_root()
+                    && !from.is_root()
+                    && !path.is_at_or_under(from)
+                    && !from.is_under(path)
             }
             Op::Remove { path, .. } | Op::Symlink { path, .. } | Op::Commit { path, .. } => {
                 !path.is_root()

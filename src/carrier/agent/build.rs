@@ -267,6 +267,7 @@ fn plain_op(planned: Planned) -> Option<Op> {
         Planned::Special { path, kind, device, meta, .. } => {
             Op::Special { path, kind, device, meta }
         }
+        Planned::Link { path, from, size, mtime } => Op::Link { path, from, size, mtime },
         Planned::Meta { path, kind, meta } => Op::Meta { path, kind, meta },
         Planned::Dir { path, meta } => Op::Dir { path, meta },
         Planned::Rename { from, to, kind, size, mtime } => {

@@ -46,6 +46,7 @@ pub(super) fn asked(entry: &Entry, umask: u32) -> Result<Asked, OnlyRsync> {
             numeric_ids: false,
             specials: archive,
             devices: archive,
+            hard_links: yes("hard_links"),
             xattrs: Classes::USER
                 .with(Classes::PRIVILEGED)
                 .only_if(yes("xattrs"))
@@ -64,8 +65,8 @@ pub(super) fn asked(entry: &Entry, umask: u32) -> Result<Asked, OnlyRsync> {
         let said = || format!("rsync.{key}");
         match (key.as_str(), value) {
             (
-                "archive" | "perms" | "owner" | "group" | "times" | "xattrs" | "acls" | "inplace"
-                | "one_file_system" | "delete_excluded",
+                "archive" | "perms" | "owner" | "group" | "times" | "xattrs" | "acls"
+                | "hard_links" | "inplace" | "one_file_system" | "delete_excluded",
                 RsyncValue::Bool(_),
             ) => {}
             ("links", RsyncValue::Bool(false)) => return Err("rsync.links = false".to_owned()),

@@ -50,15 +50,17 @@ fn an_upgrade_brings_no_attribute_that_lsyncd_2_left_alone() {
         numeric_ids: false,
         specials: false,
         devices: false,
+        hard_links: false,
         xattrs: Classes::NONE,
     };
     // As rsync, -a asks for neither extended attributes nor lists.
-    let all = Attributes { xattrs: Classes::NONE, ..Attributes::default() };
+    let all = Attributes { xattrs: Classes::NONE, hard_links: false, ..Attributes::default() };
     let lists = Attributes { xattrs: Classes::ACLS, ..all };
     let table = [
         ("", none),
         ("rsync = { archive = true, acls = true, xattrs = false }", lists),
         ("rsync = { archive = true }", all),
+        ("rsync = { archive = true, hard_links = true }", Attributes { hard_links: true, ..all }),
         ("rsync = { archive = true, owner = false }", Attributes { owner: false, ..all }),
         ("rsync = { perms = true }", Attributes { perms: true, ..none }),
         (
@@ -93,7 +95,6 @@ fn what_only_rsync_has_is_carried_by_rsync_and_said() {
         ("rsync = { checksum = true }", "rsync.checksum"),
         ("rsync = { _extra = { '--x' } }", "rsync._extra"),
         ("rsync = { binary = '/usr/local/bin/mine' }", "rsync.binary"),
-        ("rsync = { hard_links = true }", "rsync.hard_links"),
         ("rsync = { links = false }", "rsync.links = false"),
         ("rsync = { chown = 'a:b' }", "rsync.chown"),
         ("tunnel = tunnel { command = { 'x' } }", "tunnel"),

@@ -151,6 +151,7 @@ fn line(pending: &PendingLine) -> DelayLine {
         Step::Create { path, dir } => ("Create", written(path, *dir), None),
         Step::Update { path } => ("Modify", written(path, false), None),
         Step::Delete { path, dir } => ("Delete", written(path, *dir), None),
+        Step::HardLink { path, .. } => ("Create", written(path, false), None),
         Step::Attributes { path } => ("Attrib", written(path, false), None),
         Step::Rename { from, to } => ("Move", written(from, false), Some(written(to, false))),
     };

@@ -61,7 +61,7 @@ impl Thing {
                 xattrs: None,
             },
             nlink: 1,
-            link_group: 0,
+            file: None,
             device: None,
         }
     }
@@ -219,6 +219,7 @@ pub(super) fn rules() -> Rules {
             times: true,
             specials: true,
             devices: true,
+            hard_links: true,
             xattrs: Classes::NONE,
         },
         mapping: Arc::default(),
@@ -778,7 +779,7 @@ impl World {
 
     fn seen(&self, dir: RelPath) -> SourceDir {
         let mut seen = SourceDir {
-            here: self.source[&dir].entry(),
+            here: Box::new(self.source[&dir].entry()),
             entries: Vec::new(),
             unknown: Vec::new(),
             kept: Vec::new(),

@@ -129,6 +129,7 @@ fn a_dry_run_says_every_step_on_standard_output() {
         (Step::Update { path: path("a\u{1b}") }, "out: update a\\x1b"),
         (Step::Delete { path: path("old"), dir: true }, "out: delete old/"),
         (Step::Rename { from: path("a"), to: path("b") }, "out: rename a -> b"),
+        (Step::HardLink { path: path("a"), from: path("b") }, "out: hard link a => b"),
         (Step::Attributes { path: RelPath::root() }, "out: attributes ."),
     ];
     for (step, expected) in steps {

@@ -40,6 +40,32 @@ fn mv(from: PathBuf, to: PathBuf) {
     fs::rename(from, to).unwrap();
 }
 
+/// Names of one small file and of one large one, in two directories.
+fn linked(at: &Path, _: &Path) {
+    fs::create_dir_all(at.join("d/e")).unwrap();
+    for (first, size) in [("a", 100), ("big", 200_000)] {
+        fs::write(at.join(first), noise(size as u64, size)).unwrap();
+        for other in ["2", "3"] {
+            ln(at.join(first), at.join(format!("{first}{other}")));
+        }
+        ln(at.join(first), at.join(format!("d/{first}")));
+    }
+    fs::write(at.join("single"), "single").unwrap();
+}
+
+fn ln(from: PathBuf, to: PathBuf) {
+    fs::hard_link(from, to).unwrap();
+}
+
+/// A file like another, of another content, that takes its name.
+fn broken(name: &Path, seed: u64) {
+    let before = name.metadata().unwrap();
+    let other = name.with_extension("tmp");
+    fs::write(&other, noise(seed, before.len() as usize)).unwrap();
+    set_mtime(&other, before.mtime(), before.mtime_nsec());
+    fs::rename(other, name).unwrap();
+}
+
 const TABLE: &[Happening] = &[
     ("create", nothing, |at, _| fs::write(at.join("new"), "new").unwrap()),
     ("create empty", nothing, |at, _| drop(fs::File::create(at.join("new")).unwrap())),
@@ -353,6 +379,72 @@ const TABLE: &[Happening] = &[
             }
         },
     ),
+    ("a further name of a file", files, |at, _| {
+        fs::create_dir(at.join("d")).unwrap();
+        ln(at.join("a"), at.join("z"));
+        ln(at.join("b"), at.join("d/b"));
+        ln(at.join("d/b"), at.join("d/b2"));
+        ln(at.join("a"), at.join("d/z"));
+    }),
+    ("a further name of a large file, in place of another", trees, |at, _| {
+        ln(at.join("one/x/g"), at.join("g"));
+        fs::remove_file(at.join("two/f")).unwrap();
+        ln(at.join("g"), at.join("two/f"));
+    }),
+    ("names of one new file", nothing, |at, out| linked(at, out)),
+    ("more names of what has several", linked, |at, _| {
+        ln(at.join("a"), at.join("d/e/a"));
+        ln(at.join("d/big"), at.join("d/e/big"));
+        fs::remove_file(at.join("single")).unwrap();
+        ln(at.join("a2"), at.join("single"));
+    }),
+    ("a write through one name", linked, |at, _| {
+        fs::write(at.join("a"), "through the first").unwrap();
+        fs::write(at.join("d/big"), noise(5, 210_000)).unwrap();
+    }),
+    ("a write through another name, with the old size and time", linked, |at, _| {
+        for (name, size) in [("a3", 100), ("big3", 200_000)] {
+            let before = at.join(name).metadata().unwrap();
+            fs::write(at.join(name), noise(77, size)).unwrap();
+            set_mtime(&at.join(name), before.mtime(), before.mtime_nsec());
+        }
+    }),
+    ("an append through each name", linked, |at, _| {
+        for name in ["a", "a2", "a3", "d/a", "big", "big2", "d/big"] {
+            append(&at.join(name), b"more");
+        }
+    }),
+    ("names of one file move, with their directory too", linked, |at, _| {
+        mv(at.join("a"), at.join("d/e/moved"));
+        mv(at.join("big2"), at.join("moved"));
+        mv(at.join("d"), at.join("f"));
+        ln(at.join("f/a"), at.join("f/again"));
+        fs::write(at.join("f/e/moved"), "written there").unwrap();
+    }),
+    ("the first name goes, and there is another", linked, |at, _| {
+        fs::remove_file(at.join("a")).unwrap();
+        fs::remove_file(at.join("big")).unwrap();
+        ln(at.join("a2"), at.join("a4"));
+        ln(at.join("big2"), at.join("big"));
+    }),
+    ("a name becomes a file of its own that looks the same", linked, |at, _| {
+        broken(&at.join("a"), 3);
+        broken(&at.join("a3"), 4);
+        broken(&at.join("big2"), 5);
+        chmod(&at.join("a3"), 0o600);
+    }),
+    ("a tree of further names", linked, |at, _| {
+        fs::create_dir_all(at.join("copy/e")).unwrap();
+        for name in ["a", "big", "d/a", "d/big", "single"] {
+            ln(at.join(name), at.join("copy").join(name.replace('/', " ")));
+        }
+        ln(at.join("single"), at.join("copy/e/single"));
+    }),
+    ("attributes through one name", linked, |at, _| {
+        chmod(&at.join("a2"), 0o604);
+        set_mtime(&at.join("big3"), 1_000_000_000, 7);
+        ln(at.join("big3"), at.join("d/e/later"));
+    }),
     ("a FIFO in place of a file's name, then a file", nothing, |at, _| {
         mknodat(CWD, at.join("p"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
         fs::remove_file(at.join("p")).unwrap();

@@ -211,6 +211,7 @@ impl World {
                 Some(Kind::Dir) => return Err(Outcome::Occupied(Kind::Dir)),
                 _ => self.place(path, *kind, 0, meta),
             },
+            Planned::Link { .. } => return Err(Outcome::Refused),
             Planned::Meta { path, kind, meta } => match self.room(path) {
                 Ok(Some(there)) if there == *kind => self.set(path, meta),
                 Ok(Some(there)) => return Err(Outcome::Occupied(there)),
