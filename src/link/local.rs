@@ -1,5 +1,6 @@
 //! The agent's own library on a thread of this process: a local target is no second code path.
 
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,6 +21,7 @@ pub fn connect(
     let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
     ours.set_nonblocking(true).map_err(cannot)?;
     let their_reader = theirs.try_clone().map_err(cannot)?;
+    let their_end = theirs.try_clone().map_err(cannot)?;
     let ours = tokio::net::UnixStream::from_std(ours).map_err(cannot)?;
     let (ended_in, ended) = oneshot::channel();
     std::thread::Builder::new()
@@ -31,6 +33,9 @@ pub fn connect(
                 stderr: b"the agent's thread panicked".to_vec(),
                 ..LinkEnd::default()
             });
+            // A process takes its descriptors along; here a thread that waits for more to read has
+            // one still, and would keep the link open until somebody writes.
+            let _ = their_end.shutdown(Shutdown::Both);
             // Nobody may be interested.
             let _ = ended_in.send(end);
         })
@@ -80,6 +85,25 @@ mod tests {
         .unwrap();
         drop(link);
         assert!(end.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_end_is_heard_though_a_thread_still_reads() {
+        let (told, blocked) = std::sync::mpsc::channel();
+        let mut link = connect(move |mut reader, _writer| {
+            let reading = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+            told.send(reading).unwrap();
+            LinkEnd { status: Some(1), ..LinkEnd::default() }
+        })
+        .unwrap();
+        let mut got = Vec::new();
+        let end = link.reader.read_to_end(&mut got);
+        let heard = tokio::time::timeout(std::time::Duration::from_secs(10), end).await;
+        assert!(matches!(heard, Ok(Ok(0))), "{heard:?}");
+        assert_eq!(link.ended.await.status, Some(1));
+        // Nor is the thread left behind.
+        let reading = blocked.recv().unwrap();
+        assert_eq!(reading.join().unwrap().unwrap(), 0);
     }
 
     #[tokio::test]
