@@ -204,6 +204,10 @@ impl Mirror {
                 _ if newer => (None, None),
                 Compared::Same if meta.is_none() => continue,
                 Compared::Same => (meta, Some(Differs::Attributes)),
+                // Its other names go along: they are looked at together.
+                Compared::Differs if entry.file.is_some() && held.hard_links() => {
+                    (None, Some(Differs::Content))
+                }
                 Compared::Differs => (create(&path, &entry, &held, false), Some(Differs::Content)),
                 Compared::Moving if self.rules.verify == Verify::No => (None, None),
                 Compared::Moving => {

@@ -10,6 +10,7 @@ use lsync_protocol::path::RelPath;
 use super::links::{Equal, Version};
 use super::{Cause, Mirror, Report, SourceDir};
 use crate::collate::Marks;
+use crate::metrics::{Difference, Differs};
 use crate::plan::{Look, LookedPath, Planned, create};
 
 /// What waits for the renames that are to be told first is looked at again after so long.
@@ -282,7 +283,15 @@ impl Mirror {
                 Some(None) if !matches!(at.map(|at| &ops[at]), Some(Planned::Meta { .. })) => {}
                 _ => {
                     let file = there.and_then(|there| there.file);
-                    match (self.links.found_equal(&path, version, walk, file), at) {
+                    let equal = self.links.found_equal(&path, version, walk, file);
+                    if matches!(equal, Equal::Link(_)) {
+                        self.differs(Difference {
+                            path: path.clone(),
+                            how: Differs::Attributes,
+                            attributes: vec!["links"],
+                        });
+                    }
+                    match (equal, at) {
                         (Equal::Stays, _) | (Equal::One, None) => {}
                         (Equal::One, Some(at)) => drop(ops.remove(at)),
                         (Equal::Link(from), _)

@@ -417,3 +417,47 @@ fn drift_is_mended_while_the_mirror_runs() {
         push.terminate();
     }
 }
+
+/// Names of one file stay so: what is found is told of each, and mended as one.
+#[test]
+fn names_of_one_file_are_healed_as_one() {
+    for way in WAYS {
+        let stage = Stage::new(way);
+        for (first, second, size) in [("a", "dir/b", 3000), ("l", "dir/m", 300_000)] {
+            fs::create_dir_all(stage.s("dir")).unwrap();
+            fs::write(stage.s(first), noise(size as u64, size)).unwrap();
+            fs::hard_link(stage.s(first), stage.s(second)).unwrap();
+        }
+        fs::write(stage.s("p"), "parted").unwrap();
+        fs::hard_link(stage.s("p"), stage.s("q")).unwrap();
+        stage.once(&[]).fine();
+        stage.settles();
+        // Under both names at once, and one name that is a file of its own now.
+        for name in ["a", "l"] {
+            quietly(&stage.t(name), || write_at(&stage.t(name), 5, b"!"));
+        }
+        quietly(&stage.target(), || {
+            let (q, copy) = (stage.t("q"), stage.t("copy"));
+            let before = q.metadata().unwrap();
+            fs::copy(&q, &copy).unwrap();
+            set_time(&copy, before.mtime(), before.mtime_nsec());
+            fs::rename(&copy, &q).unwrap();
+        });
+        let found = verify(&stage, &[]);
+        assert_eq!(found.code, Some(24), "{found:?}");
+        let want = [
+            ("a", "content"),
+            ("dir/b", "content"),
+            ("dir/m", "content"),
+            ("l", "content"),
+            ("q", "attributes links"),
+        ];
+        let want = want.map(|(path, how)| (path.to_owned(), how.to_owned()));
+        assert_eq!(differences(&found), BTreeMap::from(want), "{found:?}");
+        let healed = verify(&stage, &["--heal"]);
+        assert_eq!(healed.code, Some(0), "{healed:?}");
+        stage.settles();
+        let again = verify(&stage, &[]);
+        assert_eq!((again.code, differences(&again).len()), (Some(0), 0), "{again:?}");
+    }
+}
