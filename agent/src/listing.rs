@@ -109,7 +109,8 @@ fn list(
                 // A directory known in part is not known.
                 Some((_, error)) => NoList::Trouble(io_trouble(error)),
                 None => {
-                    if digest.is_some() && digest == Some(digest_of(&listing.entries, terms)) {
+                    let ours = || DirDigest::of(&terms.key, &listing.entries, &terms.held);
+                    if digest.is_some_and(|digest| digest == ours()) {
                         return outbox.listing(Message::Same { request }, 16);
                     }
                     return entries(outbox, request, without_values(listing.entries));
@@ -120,14 +121,6 @@ fn list(
         Err(ListError::Trouble(error)) => NoList::Trouble(io_trouble(&error)),
     };
     outbox.listing(Message::NoList { request, why }, 256)
-}
-
-fn digest_of(entries: &[Named], terms: &Terms) -> Digest {
-    let mut digest = DirDigest::new(&terms.key);
-    for Named { name, entry } in entries {
-        digest.add(name, entry, &terms.held);
-    }
-    digest.finish()
 }
 
 /// The source tells by the digest whether they differ: values only ever come from it.

@@ -388,6 +388,20 @@ impl DirDigest {
         DirDigest { hasher: blake3::Hasher::new_keyed(key), buffer: Vec::with_capacity(4096) }
     }
 
+    /// The digest of entries that are sorted by name.
+    #[must_use]
+    pub fn of<'a>(
+        key: &[u8; 32],
+        entries: impl IntoIterator<Item = &'a Named>,
+        held: &Held,
+    ) -> Digest {
+        let mut digest = DirDigest::new(key);
+        for Named { name, entry } in entries {
+            digest.add(name, entry, held);
+        }
+        digest.finish()
+    }
+
     /// Adds the next entry in order of names.
     pub fn add(&mut self, name: &[u8], entry: &Entry, held: &Held) {
         let meta = held.meta(entry.kind, &entry.meta);

@@ -230,11 +230,8 @@ impl Mirror {
             run.todo.extend(dirs.rev().filter_map(|named| seen.dir.join(&named.name).ok()));
         }
         let digest = seen.unknown.is_empty().then(|| {
-            let mut digest = DirDigest::new(&self.rules.key);
-            for named in seen.entries.iter().filter(|named| held.carries(named.entry.kind)) {
-                digest.add(&named.name, &named.entry, held);
-            }
-            digest.finish()
+            let carried = seen.entries.iter().filter(|named| held.carries(named.entry.kind));
+            DirDigest::of(&self.rules.key, carried, held)
         });
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);

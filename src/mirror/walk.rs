@@ -290,11 +290,8 @@ impl Mirror {
         // Nor does it tell which names are of one file.
         let linked = held.hard_links() && seen.entries.iter().any(|n| n.entry.file.is_some());
         let digest = (!walk.whole && seen.unknown.is_empty() && !linked).then(|| {
-            let mut digest = DirDigest::new(&self.rules.key);
-            for named in seen.entries.iter().filter(|named| held.carries(named.entry.kind)) {
-                digest.add(&named.name, &named.entry, held);
-            }
-            digest.finish()
+            let carried = seen.entries.iter().filter(|named| held.carries(named.entry.kind));
+            DirDigest::of(&self.rules.key, carried, held)
         });
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
