@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use lsync_protocol::entry::{Kind, Meta, Time};
 use lsync_protocol::message::{Outcome, Trouble};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::{ACL_ACCESS, Classes, Xattrs};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -30,6 +31,8 @@ const STEP: u64 = 128 * 1024;
 const GRAIN: usize = 4096;
 /// Bits that have a file run as somebody else.
 const POWER: u32 = 0o6000;
+/// What is withheld from a file that is written in part.
+const WITHHELD: Classes = Classes::ACLS.with(Classes::PRIVILEGED);
 
 /// The files that are being written into, by device and inode.
 #[derive(Debug, Default)]
@@ -283,8 +286,20 @@ impl There {
     /// Before it gets a content, nobody may do more with it than with the whole: neither run half of
     /// it as somebody else, nor read what it is about to be closed to.
     fn close(&mut self, want: &Meta) -> Result<Kept, Errno> {
-        let mode = self.before.mode & want.mode.unwrap_or(0o7777) & !POWER;
-        let first = Meta { mode: Some(mode), mtime: None, ..want.clone() };
+        let mut mode = self.before.mode & want.mode.unwrap_or(0o7777) & !POWER;
+        // Who may what by a list, and capabilities, come when all of it is there. Without its list
+        // the mode's bits of the group, which were the mask of all in it, are the group's alone.
+        let at = At::open(&self.file);
+        let withheld = want.xattrs.as_ref().map(|wanted| wanted.classes().both(WITHHELD));
+        if let Some(classes) = withheld.filter(|classes| classes.both(Classes::ACLS).any()) {
+            let listed = |xattrs: &Xattrs| xattrs.all().iter().any(|one| one.name == ACL_ACCESS);
+            let there = xattr::read(&at, classes)?;
+            if there.as_ref().is_none_or(listed) || want.xattrs.as_ref().is_some_and(listed) {
+                mode &= !0o070;
+            }
+        }
+        let xattrs = withheld.map(Xattrs::none);
+        let first = Meta { mode: Some(mode), mtime: None, xattrs, ..want.clone() };
         let kept = meta::set_fd(&self.file, &self.before, &first)?;
         self.closed = self.closed.map(|_| mode);
         Ok(kept)

@@ -13,6 +13,7 @@ use lsync_agent::fault::{Call, Faults};
 use lsync_protocol::entry::{Kind, Meta};
 use lsync_protocol::message::{Hash, Message, Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::{ACL_ACCESS, Classes, Xattr, Xattrs};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -634,6 +635,56 @@ fn what_was_written_in_part_is_known_to_be() {
             assert_eq!((inode(&world, "f"), time(&world, "f")), (first, (7, 5)));
         }
     }
+    peer.bye().unwrap();
+}
+
+#[test]
+fn half_a_file_has_no_capability_and_no_list_of_who_may_read_it() {
+    let (world, calls) = counted();
+    let mut hello = world.hello();
+    hello.inplace = true;
+    let mut peer = world.connect_as(&hello);
+    let list = |user: u32| {
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, perm, id) in [
+            (1u16, 6u16, u32::MAX),
+            (2, 4, user),
+            (4, 0, u32::MAX),
+            (16, 4, u32::MAX),
+            (32, 0, u32::MAX),
+        ] {
+            value.extend([tag.to_le_bytes(), perm.to_le_bytes()].concat());
+            value.extend(id.to_le_bytes());
+        }
+        Xattr { name: ACL_ACCESS.to_vec(), value }
+    };
+    // cap_net_bind_service=ep, as setcap(8) writes it.
+    let value = vec![1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let capability = Xattr { name: b"security.capability".to_vec(), value };
+    let root = rustix::process::geteuid().is_root();
+    let classes = Classes::ACLS.with(Classes::PRIVILEGED.only_if(root));
+    let with = |user, sec| {
+        let all = std::iter::once(list(user)).chain(root.then(|| capability.clone())).collect();
+        Meta { xattrs: Xattrs::new(classes, all).ok(), ..meta(0o640, sec) }
+    };
+    let xattr = |name: &[u8]| {
+        let mut value = vec![0; 200];
+        let size = rustix::fs::getxattr(world.at("f"), name, &mut value[..]).ok()?;
+        value.truncate(size);
+        Some(value)
+    };
+    assert_eq!(peer.file("f", &some(1, 9000), with(1, 5)), None);
+    assert_eq!(xattr(ACL_ACCESS), Some(list(1).value));
+    calls.fail(Call::Write, 1, Errno::IO);
+    assert!(peer.file("f", &some(2, 9000), with(2, 6)).is_some());
+    calls.mend();
+    // Neither whom the old one was open to may read it, nor whom the new one will be.
+    assert_eq!((xattr(ACL_ACCESS), xattr(&capability.name)), (None, None));
+    assert_eq!(fs::metadata(world.at("f")).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(peer.file("f", &some(2, 9000), with(2, 6)), None);
+    assert_eq!(xattr(ACL_ACCESS), Some(list(2).value));
+    assert_eq!(xattr(&capability.name), root.then(|| capability.value.clone()));
+    assert_eq!(fs::metadata(world.at("f")).unwrap().mode() & 0o7777, 0o640);
     peer.bye().unwrap();
 }
 
