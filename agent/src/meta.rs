@@ -248,15 +248,17 @@ pub fn set_fd(fd: impl AsFd, now: &Stat, want: &Meta) -> Result<Kept, Errno> {
     const PLAIN: Classes = Classes::USER.with(Classes::PRIVILEGED);
     let at = At::open(&fd);
     let mut widened = false;
+    let mut names = Vec::new();
     if let Some(xattrs) = &want.xattrs {
-        let mut set = xattr::set(&at, xattrs, PLAIN)?;
+        names = xattr::names(&at, xattrs.classes())?;
+        let mut set = xattr::set(&at, &names, xattrs, PLAIN)?;
         // Without the right to write not even its owner may.
         if set.xattrs
             && mode_now & 0o200 == 0
             && rustix::fs::fchmod(fd, Mode::from_raw_mode(mode_now | 0o200)).is_ok()
         {
             widened = true;
-            set = xattr::set(&at, xattrs, PLAIN)?;
+            set = xattr::set(&at, &names, xattrs, PLAIN)?;
         }
         kept = kept.and(set);
     }
@@ -271,7 +273,7 @@ pub fn set_fd(fd: impl AsFd, now: &Stat, want: &Meta) -> Result<Kept, Errno> {
         }
     }
     if let Some(xattrs) = &want.xattrs {
-        kept = kept.and(xattr::set(&at, xattrs, Classes::ACLS)?);
+        kept = kept.and(xattr::set(&at, &names, xattrs, Classes::ACLS)?);
     }
     if let Some(mtime) = want.mtime {
         rustix::fs::futimens(fd, &times(mtime))?;
@@ -304,7 +306,8 @@ pub fn set_name(dir: impl AsFd, name: &[u8], now: &Stat, want: &Meta) -> Result<
     }
     if let Some(xattrs) = &want.xattrs {
         let plain = Classes::USER.with(Classes::PRIVILEGED);
-        kept = kept.and(xattr::set(&At::name(&dir, name), xattrs, plain)?);
+        let at = At::name(&dir, name);
+        kept = kept.and(xattr::set(&at, &xattr::names(&at, plain)?, xattrs, plain)?);
     }
     if let Some(mtime) = want.mtime {
         rustix::fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -337,7 +340,8 @@ pub fn set_mode_of(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
 /// The operating system's.
 pub fn set_acl_of(fd: impl AsFd, want: &Meta) -> Result<Kept, Errno> {
     let Some(xattrs) = &want.xattrs else { return Ok(Kept::default()) };
-    xattr::set(&At::path_only(&fd), xattrs, Classes::ACLS)
+    let at = At::path_only(&fd);
+    xattr::set(&at, &xattr::names(&at, Classes::ACLS)?, xattrs, Classes::ACLS)
 }
 
 /// What keeps even root from changing a thing, in words: chattr(1).

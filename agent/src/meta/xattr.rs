@@ -96,7 +96,7 @@ fn whole(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Er
 }
 
 /// The names of a thing's attributes that are of these classes.
-fn names(at: &At<'_>, classes: Classes) -> Result<Vec<Vec<u8>>, Errno> {
+pub(crate) fn names(at: &At<'_>, classes: Classes) -> Result<Vec<Vec<u8>>, Errno> {
     // Most things have none, or few.
     let mut few = [0; 512];
     let all = match at.list(&mut few) {
@@ -133,11 +133,17 @@ pub(crate) fn read(at: &At<'_>, classes: Classes) -> Result<Option<Xattrs>, Errn
 
 /// Makes those of some classes what they are to be; says what stayed otherwise because it is not
 /// permitted, or because there is no room for it: a file system has far less for them than for
-/// content, which is no reason to go without the content.
+/// content, which is no reason to go without the content. `now` are the names that are there, of
+/// these classes at least: whoever sets one class after the other lists them once.
 ///
 /// # Errors
 /// The operating system's, but for that.
-pub(crate) fn set(at: &At<'_>, want: &Xattrs, classes: Classes) -> Result<Kept, Errno> {
+pub(crate) fn set(
+    at: &At<'_>,
+    now: &[Vec<u8>],
+    want: &Xattrs,
+    classes: Classes,
+) -> Result<Kept, Errno> {
     let classes = classes.both(want.classes());
     let mut kept = Kept::default();
     if !classes.any() {
@@ -156,8 +162,7 @@ pub(crate) fn set(at: &At<'_>, want: &Xattrs, classes: Classes) -> Result<Kept, 
         Err(error) => Err(error),
     };
     let wanted = |name: &[u8]| want.all().iter().any(|one| one.name == name);
-    let now = names(at, classes)?;
-    for name in now.iter().filter(|name| !wanted(name)) {
+    for name in now.iter().filter(|name| classes.have(name) && !wanted(name)) {
         note(at.remove(name))?;
     }
     for one in want.all().iter().filter(|one| classes.have(&one.name)) {
@@ -214,6 +219,10 @@ mod tests {
 
     const USER: Classes = Classes::USER;
 
+    fn make(at: &At<'_>, want: &Xattrs, classes: Classes) -> Kept {
+        set(at, &names(at, classes).unwrap(), want, classes).unwrap()
+    }
+
     fn one(name: &str, value: &[u8]) -> Xattr {
         Xattr { name: name.as_bytes().to_vec(), value: value.to_vec() }
     }
@@ -232,18 +241,18 @@ mod tests {
             vec![],
         ] {
             let want = Xattrs::new(USER, all).unwrap();
-            assert_eq!(set(&at, &want, USER).unwrap(), Kept::default());
+            assert_eq!(make(&at, &want, USER), Kept::default());
             assert_eq!(read(&at, USER).unwrap().unwrap().all(), want.all());
         }
         // What is there already is not set again: that would change its ctime.
         let want = Xattrs::new(USER, vec![one("user.a", b"1")]).unwrap();
-        set(&at, &want, USER).unwrap();
+        make(&at, &want, USER);
         let before = stat_fd(&file).unwrap();
-        set(&at, &want, USER).unwrap();
+        make(&at, &want, USER);
         assert_eq!(stat_fd(&file).unwrap(), before);
         // Of other classes nothing is touched.
         let acls = Xattrs::none(Classes::ACLS);
-        set(&at, &acls, Classes::ACLS).unwrap();
+        make(&at, &acls, Classes::ACLS);
         assert_eq!(read(&at, USER).unwrap(), Some(want));
     }
 
@@ -253,7 +262,7 @@ mod tests {
         let file = File::create(dir.path().join("f")).unwrap();
         std::os::unix::fs::symlink("f", dir.path().join("l")).unwrap();
         let want = Xattrs::new(USER, vec![one("user.a", b"1")]).unwrap();
-        set(&At::open(&file), &want, USER).unwrap();
+        make(&At::open(&file), &want, USER);
         let fd = File::open(dir.path()).unwrap();
         assert_eq!(read(&At::name(&fd, b"f"), USER).unwrap(), Some(want.clone()));
         assert_eq!(read(&At::name(&fd, b"l"), USER).unwrap(), Some(Xattrs::none(USER)));
