@@ -1,6 +1,6 @@
 //! `push` by rsync: our options as rsync's.
 //!
-//! As close to what the agent does as rsync can: `-a -H` but for what is turned off. What has no
+//! As close to what the agent does as rsync can: `-a -H -A -X` but for what is turned off. What has no
 //! counterpart is an error that names both options, never ignored.
 
 use std::collections::BTreeMap;
@@ -130,6 +130,8 @@ fn options(args: &PushArgs, base: &MirrorConfig) -> Result<RsyncOptions> {
         ("group", !asked.no_group),
         ("times", !asked.no_times),
         ("hard_links", !asked.no_hard_links),
+        ("acls", !asked.no_acls),
+        ("xattrs", !asked.no_xattrs),
         ("one_file_system", base.one_file_system),
         ("inplace", base.inplace),
         ("checksum", args.transfer.checksum),

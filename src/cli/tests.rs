@@ -484,23 +484,23 @@ fn rsync_is_called_with_what_is_asked_for() {
     };
     let copy = place.world.cwd.join("copy/").display().to_string();
     let table: &[(&[&str], &str, &str)] = &[
-        (&["--rsync", "src", "copy"], "-lgHopts -D", &copy),
-        (&["src", "h::m/d"], "-lgHopts -D", "h::m/d/"),
-        (&["src", "rsync://me@h:873/m"], "-lgHopts -D", "rsync://me@h:873/m/"),
-        (&["--rsync", "src", "me@h:~/d"], "-lgHopts -D", "me@h:d/"),
+        (&["--rsync", "src", "copy"], "-lAgHoptXs -D", &copy),
+        (&["src", "h::m/d"], "-lAgHoptXs -D", "h::m/d/"),
+        (&["src", "rsync://me@h:873/m"], "-lAgHoptXs -D", "rsync://me@h:873/m/"),
+        (&["--rsync", "src", "me@h:~/d"], "-lAgHoptXs -D", "me@h:d/"),
         (
             &["--rsync", "-p", "22", "-i", "key", "src", "h:d"],
-            "-lgHopts -D --rsh=ssh -i CWD/key -p 22",
+            "-lAgHoptXs -D --rsh=ssh -i CWD/key -p 22",
             "h:d/",
         ),
         (
             &["--rsync", "--ssh-command", "ssh -4", "src", "ssh://h:2222/d"],
-            "-lgHopts -D --rsh=ssh -4 -p 2222",
+            "-lAgHoptXs -D --rsh=ssh -4 -p 2222",
             "h:/d/",
         ),
         (
             &["--rsync", "--ssh-config", "conf", "src", "h:d"],
-            "-lgHopts -D --rsh=ssh -F CWD/conf",
+            "-lAgHoptXs -D --rsh=ssh -F CWD/conf",
             "h:d/",
         ),
         (
@@ -511,6 +511,8 @@ fn rsync_is_called_with_what_is_asked_for() {
                 "--no-group",
                 "--no-times",
                 "--no-hard-links",
+                "--no-acls",
+                "--no-xattrs",
                 "--no-devices",
                 "-x",
                 "--checksum",
@@ -537,7 +539,7 @@ fn rsync_is_called_with_what_is_asked_for() {
                 "src",
                 "h:d",
             ],
-            "-lgHopts -D --numeric-ids --size-only --fsync --mkpath --max-size=1024 --bwlimit=1024 \
+            "-lAgHoptXs -D --numeric-ids --size-only --fsync --mkpath --max-size=1024 --bwlimit=1024 \
              --chmod=a+r --chown=a:b --inplace --delete-excluded",
             "h:d/",
         ),

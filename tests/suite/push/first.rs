@@ -7,7 +7,9 @@ use std::os::unix::fs::symlink;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::super::tree::{bytes, chmod, noise, plant, set_mtime, tree};
+use super::super::tree::{
+    ACL, acl, bytes, chmod, noise, plant, set_mtime, set_xattr, tree, xattrs,
+};
 use super::{Push, Stage, WAYS, Way, is_root};
 
 #[test]
@@ -207,6 +209,34 @@ fn what_is_not_carried_is_not_compared() {
     assert_eq!(stage.once(&words).fine().done()["ops"], 0);
     stage.once(&[]).fine();
     super::wait_equal(&stage.source(), &stage.target());
+}
+
+#[test]
+fn attributes_that_are_not_wanted_stay_away() {
+    let stage = Stage::new(Way::Local);
+    fs::write(stage.s("a"), "a").unwrap();
+    fs::hard_link(stage.s("a"), stage.s("b")).unwrap();
+    set_xattr(&stage.s("a"), "user.a", b"1");
+    set_xattr(&stage.s("a"), ACL, &acl(&[(1, 4)]));
+    let names = |stage: &Stage| -> Vec<String> {
+        let all = xattrs(&stage.t("a")).unwrap().into_keys();
+        all.map(|name| String::from_utf8(name).unwrap()).collect()
+    };
+    for (words, want, linked) in [
+        (&["--no-xattrs", "--no-acls", "--no-hard-links"][..], &[][..], false),
+        (&["--no-acls", "--no-hard-links"], &["user.a"], false),
+        (&["--no-hard-links"], &[ACL, "user.a"], false),
+        (&[], &[ACL, "user.a"], true),
+        // What is not wanted is left as it is.
+        (&["--no-xattrs", "--no-acls"], &[ACL, "user.a"], true),
+    ] {
+        stage.once(words).fine();
+        assert_eq!(names(&stage), want, "{words:?}");
+        let inode = |name: &str| fs::metadata(stage.t(name)).unwrap().ino();
+        assert_eq!(inode("a") == inode("b"), linked, "{words:?}");
+        assert_eq!(stage.once(words).fine().done()["ops"], 0, "{words:?}");
+    }
+    stage.settles();
 }
 
 #[test]
