@@ -17,6 +17,8 @@ mod daemon;
 mod differential;
 #[path = "two/examples.rs"]
 mod examples;
+#[path = "two/histories.rs"]
+mod histories;
 #[path = "two/keys.rs"]
 mod keys;
 #[path = "two/line.rs"]

@@ -12,21 +12,24 @@ use crate::world::PATIENCE;
 /// Debian's package.
 const LSYNCD_2: &str = "/usr/bin/lsyncd";
 
-/// The other program on the stage's configuration, with a target of its own.
-fn other(stage: &Stage, config: &str) -> Two {
+/// Debian's package on a configuration in which SRC stands for the stage's source.
+pub fn lsyncd_2(stage: &Stage, config: &str) -> Two {
     assert!(
         Path::new(LSYNCD_2).exists(),
         "Lsyncd 2 is compared with, and is not there: apt-get install lsyncd"
     );
-    let quoted = |path: &Path| format!("{:?}", path.to_str().unwrap());
-    let config = config
-        .replace("SRC", &quoted(&stage.source()))
-        .replace("TRG", &quoted(&stage.path("theirs")));
-    fs::create_dir_all(stage.path("theirs")).unwrap();
+    let config = config.replace("SRC", &format!("{:?}", stage.source().to_str().unwrap()));
     fs::write(stage.path("theirs.lua"), config).unwrap();
     let mut command = Command::new(LSYNCD_2);
     command.args(["-nodaemon", "theirs.lua"]).current_dir(stage.path(""));
     Two::run(command, stage.path("theirs.out"))
+}
+
+/// The other program on the stage's configuration, with a target of its own.
+fn other(stage: &Stage, config: &str) -> Two {
+    let target = stage.path("theirs");
+    fs::create_dir_all(&target).unwrap();
+    lsyncd_2(stage, &config.replace("TRG", &format!("{:?}", target.to_str().unwrap())))
 }
 
 fn same_at_the_end(config: &str, seed: u64) {
