@@ -69,7 +69,7 @@ fn settles(stage: &Stage, push: &Push, when: &str) {
 }
 
 /// Names that mean something to shells, to rsync's patterns or to its lists.
-const ODD: [&[u8]; 20] = [
+pub const ODD: [&[u8]; 20] = [
     b"#comment",
     b";comment",
     b"-e",
@@ -275,12 +275,12 @@ impl Daemon {
         child
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    fn again(&mut self) {
+    pub fn again(&mut self) {
         self.child = Daemon::spawn(self.dir.path(), self.port);
     }
 

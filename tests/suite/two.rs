@@ -27,6 +27,8 @@ mod line;
 mod review;
 #[path = "two/rows.rs"]
 mod rows;
+#[path = "two/three.rs"]
+mod three;
 
 /// A running program that writes to files.
 pub struct Two {
