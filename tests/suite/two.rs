@@ -168,7 +168,7 @@ fn default_rsyncssh_is_carried_by_the_agent() {
     let (ended, said) = two.stop(Signal::TERM);
     assert_eq!(ended, Some(143), "{said}");
     assert!(said.contains("by lsync-agent"), "{said}");
-    assert_eq!(stage.world().sessions(), 0);
+    wait_until("no session is left", || stage.world().sessions() == 0);
 }
 
 #[test]

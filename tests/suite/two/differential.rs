@@ -140,7 +140,7 @@ fn default_rsyncssh_ends_with_the_same_tree() {
         &config(&format!(", ssh = {{ binary = {ssh:?} }}, rsync = {{ rsh = {ssh:?} }}")),
     );
     same_after_each_thing(&stage, theirs, &config(""));
-    assert_eq!(stage.world().sessions(), 0);
+    wait_until("no session is left", || stage.world().sessions() == 0);
 }
 
 #[test]
