@@ -10,7 +10,7 @@ use lsync_protocol::message::{MAX_ENTRIES, Message, NoList};
 use lsync_protocol::path::RelPath;
 
 use crate::apply::Ground;
-use crate::meta;
+use crate::meta::{self, cwd::OwnCwd};
 use crate::outbox::Outbox;
 use crate::serve::gauge;
 use crate::trouble::io_trouble;
@@ -50,6 +50,8 @@ pub(crate) fn answer(
     terms: &Terms,
 ) {
     let _fuse = crate::order::Fuse(outbox.clone());
+    // The thread does nothing else.
+    let cwd = OwnCwd::new();
     for ask in asks {
         if ground.is_some_and(|ground| ground.stop.load(Ordering::Relaxed)) {
             return;
@@ -74,7 +76,7 @@ pub(crate) fn answer(
                 true
             }
             Ask::List { request, dir, digest, _held } => match ground {
-                Some(ground) => list(ground, outbox, request, &dir, digest, terms),
+                Some(ground) => list(ground, outbox, request, &dir, digest, terms, cwd.as_ref()),
                 None if dir.is_root() => entries(outbox, request, Vec::new()),
                 None => {
                     outbox.listing(Message::NoList { request, why: NoList::Missing }, PART / 1024)
@@ -99,8 +101,9 @@ fn list(
     dir: &RelPath,
     digest: Option<Digest>,
     terms: &Terms,
+    cwd: Option<&OwnCwd>,
 ) -> bool {
-    let why = match walk::list(&ground.root, dir) {
+    let why = match walk::list_from(&ground.root, dir, cwd) {
         Ok(listing) => {
             if terms.applies {
                 sweep(ground, dir, &listing);

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use self::xattr::At;
 
+pub(crate) mod cwd;
 pub mod holds;
 pub mod names;
 pub mod xattr;

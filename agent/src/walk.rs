@@ -16,6 +16,7 @@ use lsync_protocol::xattr::{Classes, Xattrs};
 use rustix::fs::RawDir;
 use rustix::io::Errno;
 
+use crate::meta::cwd::{Inside, OwnCwd};
 use crate::meta::xattr::{self, At};
 use crate::meta::{self, Stat};
 use crate::root::Root;
@@ -86,15 +87,30 @@ impl From<Errno> for ListError {
 /// [`ListError::Missing`] for ENOENT and ENOTDIR only; whether the root itself is still there is
 /// for the caller to check.
 pub fn list(root: &Root, dir: &RelPath) -> Result<Listing, ListError> {
+    list_from(root, dir, None)
+}
+
+/// The same on a thread that may have a working directory of its own.
+pub(crate) fn list_from(
+    root: &Root,
+    dir: &RelPath,
+    cwd: Option<&OwnCwd>,
+) -> Result<Listing, ListError> {
     let fd = root.open_dir(dir)?;
     let facts = meta::stat_fd(&fd)?.into();
-    list_open(fd.as_fd(), facts, root.xattrs())
+    list_open(fd.as_fd(), facts, root.xattrs(), cwd)
 }
 
 /// Bytes of names that one call brings.
 const BUFFER: usize = 32 * 1024;
 
-fn list_open(fd: BorrowedFd<'_>, facts: DirFacts, classes: Classes) -> Result<Listing, ListError> {
+fn list_open(
+    fd: BorrowedFd<'_>,
+    facts: DirFacts,
+    classes: Classes,
+    cwd: Option<&OwnCwd>,
+) -> Result<Listing, ListError> {
+    let inside = cwd.filter(|_| classes.any()).and_then(|cwd| cwd.enter(fd));
     let mut listing = Listing {
         entries: Vec::new(),
         unknown: Vec::new(),
@@ -119,7 +135,7 @@ fn list_open(fd: BorrowedFd<'_>, facts: DirFacts, classes: Classes) -> Result<Li
         } else if check_name(name).is_err() {
             listing.unknown.push((name.into(), io::ErrorKind::InvalidFilename.into()));
         } else {
-            match look_at(fd, name, classes) {
+            match look_at(fd, name, classes, inside.as_ref()) {
                 Ok(Some(entry)) => listing.entries.push(Named { name: name.into(), entry }),
                 // Gone since its name was read.
                 Ok(None) => {}
@@ -152,7 +168,12 @@ pub(crate) fn stages_in(fd: BorrowedFd<'_>) -> Result<Vec<Box<[u8]>>, Errno> {
 }
 
 /// The entry of one name in an open directory; `None` when there is none.
-fn look_at(dir: BorrowedFd<'_>, name: &[u8], classes: Classes) -> Result<Option<Entry>, Errno> {
+fn look_at(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    classes: Classes,
+    inside: Option<&Inside<'_>>,
+) -> Result<Option<Entry>, Errno> {
     // It may be replaced between the calls; then it is looked at again.
     for _ in 0..8 {
         let stat = match meta::stat_name(dir, name) {
@@ -169,7 +190,11 @@ fn look_at(dir: BorrowedFd<'_>, name: &[u8], classes: Classes) -> Result<Option<
         };
         let mut entry = stat.entry(link);
         if classes.any() {
-            entry.meta.xattrs = match xattr::read(&At::name(&dir, name), classes) {
+            let at = match inside {
+                Some(_) => At::here(name),
+                None => At::name(&dir, name),
+            };
+            entry.meta.xattrs = match xattr::read(&at, classes) {
                 Err(Errno::NOENT) => continue,
                 xattrs => xattrs?,
             };
@@ -227,10 +252,10 @@ where
         changed: Condvar::new(),
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads.max(1) {
+        // Threads of the walk's own, all of them: each takes a working directory.
+        for _ in 0..threads.max(1) {
             scope.spawn(|| walk.run());
         }
-        walk.run();
     });
     let state = walk.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     if state.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -248,6 +273,7 @@ where
 
     /// Takes directories until none is left and nobody can find more.
     fn run(&self) {
+        let cwd = OwnCwd::new();
         loop {
             let dir = {
                 let mut state = self.lock();
@@ -267,7 +293,7 @@ where
             };
             // Also when a callback panics: the others must not wait for this one.
             let _done = Done(self);
-            let (below, flow) = self.one(&dir);
+            let (below, flow) = self.one(&dir, cwd.as_ref());
             let mut state = self.lock();
             // The last one in is the next one out: in the order of names.
             state.todo.extend(below.into_iter().rev());
@@ -276,9 +302,9 @@ where
     }
 
     /// Reads one directory and hands it over; says what is to be read in it.
-    fn one(&self, dir: &RelPath) -> (Vec<RelPath>, ControlFlow<()>) {
+    fn one(&self, dir: &RelPath, cwd: Option<&OwnCwd>) -> (Vec<RelPath>, ControlFlow<()>) {
         let mut below = Vec::new();
-        let listing = self.read(dir);
+        let listing = self.read(dir, cwd);
         if let Ok(listing) = &listing {
             for Named { name, entry } in &listing.entries {
                 // A path that gets too long is the sink's to report: it sees the entry.
@@ -294,13 +320,13 @@ where
         (below, flow)
     }
 
-    fn read(&self, dir: &RelPath) -> Result<Listing, ListError> {
+    fn read(&self, dir: &RelPath, cwd: Option<&OwnCwd>) -> Result<Listing, ListError> {
         let fd = self.root.open_dir(dir)?;
         let facts = meta::stat_fd(&fd)?.into();
         (self.enter)(dir, fd.as_fd(), &facts).map_err(ListError::Trouble)?;
         // Only from here on is it watched: what changed before and after the first look, and told
         // nobody, is in this one.
-        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into(), self.root.xattrs())
+        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into(), self.root.xattrs(), cwd)
     }
 }
 

@@ -42,6 +42,11 @@ impl<'a> At<'a> {
         At::Path(CString::new(path).unwrap_or_default())
     }
 
+    /// A name in the working directory.
+    pub(crate) fn here(name: &[u8]) -> At<'static> {
+        At::Path(CString::new(name).unwrap_or_default())
+    }
+
     fn list(&self, into: &mut [u8]) -> Result<usize, Errno> {
         match self {
             At::Open(fd) => rustix::fs::flistxattr(fd, into),
