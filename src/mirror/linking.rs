@@ -232,13 +232,15 @@ impl Mirror {
                 continue;
             }
             let Ok(path) = seen.dir.join(name) else { continue };
+            // That it has this name counts, whatever was heard of it since: a look will tell more.
+            let linked = entry.file.is_some_and(|id| self.links.register(&path, id, entry.nlink));
             if newer(self, &path) {
                 continue;
             }
             let at = ops.binary_search_by(|op| op.path().cmp(&path)).ok();
             let there = theirs.binary_search_by(|there| there.name.cmp(name)).ok();
             let there = there.map(|at| &theirs[at].entry);
-            let Some(file) = entry.file else {
+            if entry.file.is_none() {
                 self.link_gone(&path, now);
                 // What is one with another name there would take that name's attributes along.
                 if let Some(at) = at
@@ -249,8 +251,8 @@ impl Mirror {
                     ops[at] = op;
                 }
                 continue;
-            };
-            if !self.links.register(&path, file, entry.nlink) {
+            }
+            if !linked {
                 continue;
             }
             let version = Version::of(entry);

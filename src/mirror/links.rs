@@ -359,16 +359,23 @@ impl Links {
         true
     }
 
-    /// A walk of these is complete: what was not found there is searched for in the whole tree.
-    pub(super) fn searched(&mut self, starts: &[RelPath], now: Instant) {
+    /// A walk of these is complete: what was not found there is searched for in the whole tree. What
+    /// a walk of that found and passed over, since something newer was heard of it, and is not one
+    /// with the others by now has to be looked at.
+    pub(super) fn searched(&mut self, starts: &[RelPath], now: Instant) -> Vec<RelPath> {
         if starts.iter().any(RelPath::is_root) {
+            let mut alone = Vec::new();
             for group in self.groups.values_mut() {
                 group.sought = group.nlink;
+                if group.names.len() > 1 && group.refused < REFUSED_MAX && self.refused < NEVER {
+                    let names = group.names.iter().filter(|(_, linked)| !**linked);
+                    alone.extend(names.map(|(name, _)| name.clone()));
+                }
             }
             self.seeking.clear();
             self.searched = Some(now);
             self.search_at = None;
-            return;
+            return alone;
         }
         let (groups, searched) = (&self.groups, self.searched);
         let mut missing = false;
@@ -385,6 +392,7 @@ impl Links {
             let when = searched.map_or(now, |last| now.max(last + SEARCH_EVERY));
             self.search_at.get_or_insert(when);
         }
+        Vec::new()
     }
 
     /// When the whole tree is to be searched.
@@ -546,6 +554,24 @@ mod tests {
         assert_eq!(links.search_at(), Some(now + SEARCH_EVERY), "not at once again");
         links.searched(&[RelPath::root()], now);
         assert!(links.search_at().is_none() && !links.seek(&path("d/a")));
+    }
+
+    #[test]
+    fn what_a_walk_passed_over_is_looked_at() {
+        let now = Instant::now();
+        let mut links = file(&["a", "b", "c"]);
+        links.register(&path("single"), Identity { dev: 1, ino: 7 }, 2);
+        links.found_equal(&path("a"), V, 1, None);
+        links.found_equal(&path("b"), V, 1, None);
+        links.linked(&path("b"));
+        assert_eq!(links.searched(&[path("d")], now), [], "it saw only a part");
+        assert_eq!(links.searched(&[RelPath::root()], now), [path("c")]);
+        links.linked(&path("c"));
+        assert_eq!(links.searched(&[RelPath::root()], now), []);
+        for _ in 0..REFUSED_MAX {
+            links.refused(&path("c"));
+        }
+        assert_eq!(links.searched(&[RelPath::root()], now), [], "they are files of their own");
     }
 
     #[test]

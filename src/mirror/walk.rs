@@ -783,7 +783,9 @@ impl Mirror {
 
     fn walk_complete(&mut self, now: Instant) {
         let Some(walk) = self.walk.take() else { return };
-        self.links.searched(&walk.starts, now);
+        for name in self.links.searched(&walk.starts, now) {
+            self.collate.mark(&name, Marks::CONTENT, now);
+        }
         if !walk.of_root() {
             return;
         }

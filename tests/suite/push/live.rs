@@ -452,6 +452,26 @@ const TABLE: &[Happening] = &[
     }),
 ];
 
+/// What is linked while it is being made is linked on the target in the end: nothing tells of the
+/// names that were there, and what a search for them passes over has to be looked at again.
+#[test]
+fn trees_that_are_linked_while_they_change_stay_linked() {
+    let stage = Stage::new(Way::Local);
+    let push = stage.live(&[]);
+    for round in 0..3 {
+        for turn in 0..3 {
+            for at in 0..300 {
+                let dir = stage.s(format!("tree {round}/{}", at % 20));
+                fs::create_dir_all(&dir).unwrap();
+                fs::write(dir.join(format!("{at}")), format!("{turn} {at}")).unwrap();
+            }
+        }
+        sh(&stage.source(), &format!("cp -al 'tree {round}' 'linked {round}'"));
+    }
+    stage.settles_with(&push, "trees and their links");
+    push.terminate();
+}
+
 fn table(way: Way, words: &[&str]) {
     let stage = Stage::new(way);
     plant(&stage.source());
