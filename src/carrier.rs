@@ -4,6 +4,7 @@
 //! bounded by its caller, which has no more than so many operations in flight.
 
 use lsync_protocol::entry::{Digest, Named};
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{NoList, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
@@ -92,6 +93,11 @@ pub enum Carried {
     Unsettled {
         /// Its operation.
         id: OpId,
+    },
+    /// Under the name of a file that has several stood another one, or none, when it was read.
+    OtherFile {
+        /// Which was looked at.
+        file: Identity,
     },
     /// A file was taken to have only grown; now all of it should be looked at.
     Unproven {

@@ -341,6 +341,7 @@ impl Mirror {
             Event::Acked { done, outcomes } => self.acked(&done, outcomes, now),
             Event::NotBuilt { id, why } => self.not_built(id, why, now),
             Event::Staged { id } => self.staged.push(id),
+            Event::OtherFile { file } => self.link_misread(file, now),
             Event::Unproven { path } => {
                 self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lsync_protocol::entry::{Device, Entry, Held, Kind, Meta, Time};
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::path::RelPath;
 
 use crate::collate::{Marks, Step};
@@ -33,6 +34,8 @@ pub enum Planned {
         meta: Meta,
         /// Its size when it was looked at.
         size: u64,
+        /// Which file it was, where that has several names.
+        file: Option<Identity>,
         /// As far as is known, nothing stood there before: only for people.
         new: bool,
         /// An older version of it may stand there.
@@ -404,8 +407,8 @@ pub fn create(path: &RelPath, entry: &Entry, held: &Held, new: bool) -> Option<P
     match entry.kind {
         Kind::Dir => Some(make_dir(path, entry, held)),
         Kind::File => {
-            let (path, size) = (path.clone(), entry.size);
-            Some(Planned::Content { path, meta, size, new, base: !new, like: Vec::new() })
+            let (path, size, file) = (path.clone(), entry.size, entry.file);
+            Some(Planned::Content { path, meta, size, file, new, base: !new, like: Vec::new() })
         }
         Kind::Symlink => Some(Planned::Symlink {
             path: path.clone(),

@@ -104,6 +104,11 @@ pub enum Event {
         /// Why.
         why: NotBuilt,
     },
+    /// Under the name of a file that has several stood another one, or none, when it was read.
+    OtherFile {
+        /// Which was looked at.
+        file: Identity,
+    },
     /// A file was taken to have only grown; now all of it should be looked at.
     Unproven {
         /// Where it stands.

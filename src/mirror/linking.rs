@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use lsync_protocol::entry::{Entry, Held, Kind, Named};
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{INLINE_MAX, Outcome};
 use lsync_protocol::path::RelPath;
 
@@ -73,18 +74,26 @@ impl Mirror {
         let Some(held) = self.held.clone().filter(Held::hard_links) else { return (ops, waiting) };
         // Names are those of then: by other ones things are known by now.
         let told = self.moved.so_far() == since && self.names_told();
-        if told {
-            for (path, .., look) in paths {
+        let mut another = BTreeSet::new();
+        for (path, marks, _, look) in paths {
+            let file = match look {
                 // Of what is in a directory its own look says nothing.
-                let other = match look {
-                    Look::Here(entry) => entry.kind != Kind::Dir && entry.file.is_none(),
-                    Look::Missing => true,
-                    Look::Unknown(_) => false,
-                };
-                if other {
-                    self.link_gone(path, now);
-                }
+                Look::Unknown(_) => continue,
+                Look::Here(entry) if entry.kind == Kind::Dir => continue,
+                Look::Here(entry) => entry.file,
+                Look::Missing => None,
+            };
+            if self.links.file(path).is_none_or(|known| Some(known) == file) {
+                continue;
             }
+            if !told && self.links.postpone(path, POSTPONED_MAX) {
+                self.collate.mark_at(path, *marks, now, now + POSTPONED);
+                continue;
+            }
+            if file.is_none() {
+                self.link_gone(path, now);
+            }
+            another.insert(path.clone());
         }
         let here = |path: &RelPath| {
             let at = paths.binary_search_by(|(at, ..)| at.cmp(path)).ok()?;
@@ -97,11 +106,18 @@ impl Mirror {
             ops.iter().filter_map(content).map(|c| c.0.clone()).collect();
         let mut led = BTreeSet::new();
         let mut leave = Vec::with_capacity(ops.len());
-        for op in ops {
+        for mut op in ops {
             let Some((marks, entry)) = here(op.path()) else {
                 leave.push(op);
                 continue;
             };
+            // On the target it may still be one with other names, which would get them as well.
+            if matches!(op, Planned::Meta { .. })
+                && another.contains(op.path())
+                && let Some(whole) = create(op.path(), entry, &held, false)
+            {
+                op = whole;
+            }
             let Some(file) = entry.file else {
                 leave.push(op);
                 continue;
@@ -116,7 +132,7 @@ impl Mirror {
             };
             let path = to.0.clone();
             if !told {
-                if self.links.postpone(&path, POSTPONED_MAX) {
+                if !another.contains(&path) && self.links.postpone(&path, POSTPONED_MAX) {
                     self.collate.mark_at(&path, marks, now, now + POSTPONED);
                 } else {
                     leave.push(op);
@@ -143,7 +159,7 @@ impl Mirror {
                     self.origin_ended(&path, now);
                 }
                 None => {
-                    for other in self.links.lead(&path, version, self.next_walk, now) {
+                    for other in self.links.lead(&path, version, self.next_walk) {
                         if !(other > path && coming.contains(&other)) {
                             self.collate.mark(&other, Marks::CONTENT, now);
                         }
@@ -177,16 +193,22 @@ impl Mirror {
 
     /// A name, with all beneath it, went, or is another thing.
     pub(super) fn link_gone(&mut self, path: &RelPath, now: Instant) {
-        let loose = self.links.gone(path, now);
+        let loose = self.links.gone(path);
         self.links_loose(loose, now);
     }
 
     /// What led these is another thing.
-    pub(super) fn links_loose(&mut self, names: Vec<(RelPath, bool)>, now: Instant) {
-        for (name, doubtful) in names {
-            if doubtful {
-                self.collate.mark(&name, Marks::CONTENT.with(Marks::WRITTEN), now);
-            }
+    pub(super) fn links_loose(&mut self, names: Vec<RelPath>, now: Instant) {
+        for name in names {
+            self.collate.release(&name, now);
+        }
+    }
+
+    /// When this file was read, something else had its name: what was linked to that has to be
+    /// looked at.
+    pub(super) fn link_misread(&mut self, file: Identity, now: Instant) {
+        for name in self.links.misread(file) {
+            self.collate.mark(&name, Marks::CONTENT.with(Marks::WRITTEN), now);
             self.collate.release(&name, now);
         }
     }
@@ -197,6 +219,7 @@ impl Mirror {
         match outcome {
             None if is_link(op) => self.links.done(path),
             Some(Outcome::Refused) if is_link(op) => self.links.refused(path),
+            Some(Outcome::OtherVersion) if is_link(op) => self.links.missed(path),
             // What is in the way is cleared, and then it goes once more.
             Some(Outcome::Occupied(_) | Outcome::NotEmpty) => {}
             Some(_) if content(op).is_some() => self.links.failed(path),
@@ -260,7 +283,7 @@ impl Mirror {
                 Some(Some((_, old))) => {
                     let Some(at) = at else { continue };
                     let Some(from) = self.links.leader(&path, version).cloned() else {
-                        for other in self.links.lead(&path, version, self.next_walk, now) {
+                        for other in self.links.lead(&path, version, self.next_walk) {
                             let walked = self.walk.as_ref().is_some_and(|w| w.touches(&other));
                             if !walked {
                                 self.collate.mark(&other, Marks::CONTENT, now);

@@ -18,10 +18,10 @@ const BYTES_MAX: usize = 64 << 20;
 const NAME_COST: usize = 200;
 /// After so many refusals of a file it goes over name by name.
 const REFUSED_MAX: u32 = 2;
-/// After so many in a row, of any files, the target is taken to have no links.
+/// After so many times that what leads was another thing on the target, too.
+const MISSED_MAX: u32 = 8;
+/// After so many refusals in a row, of any files, the target is taken to have no links.
 const NEVER: u32 = 16;
-/// What leads was read at most so long ago, and may have been another thing by then.
-const DOUBTFUL: Duration = Duration::from_secs(10);
 /// The whole tree is searched for names at most so often.
 const SEARCH_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,8 +46,8 @@ impl Version {
 struct Leader {
     path: RelPath,
     version: Version,
-    /// When its content was sent; not, where a walk found it.
-    sent: Option<Instant>,
+    /// Its content was sent; else a walk found it.
+    sent: bool,
     /// The walk that is the next, or the one that runs: what an earlier one saw does not count.
     walk: u64,
     /// Which file it is on the target, as that walk saw it.
@@ -64,9 +64,14 @@ struct Group {
     /// For so many names was searched.
     sought: u32,
     refused: u32,
+    missed: u32,
 }
 
 impl Group {
+    fn is_linked(&self) -> bool {
+        self.refused < REFUSED_MAX && self.missed < MISSED_MAX
+    }
+
     fn drop_leader(&mut self) {
         self.leader = None;
         for linked in self.names.values_mut() {
@@ -127,14 +132,14 @@ impl Links {
         self.refused = 0;
         for group in self.groups.values_mut() {
             group.drop_leader();
-            group.refused = 0;
+            (group.refused, group.missed) = (0, 0);
         }
     }
 
     /// A file that has several names has this one. Says whether it is one that is linked.
     pub(super) fn register(&mut self, path: &RelPath, id: Identity, nlink: u32) -> bool {
         if self.of.get(path) != Some(&id) {
-            self.forget(path, None);
+            self.forget(path);
             if self.bytes + cost(path) > BYTES_MAX {
                 self.full = true;
                 return false;
@@ -146,21 +151,26 @@ impl Links {
         let group = self.groups.entry(id).or_default();
         group.names.entry(path.clone()).or_insert(false);
         group.nlink = nlink;
-        !never && group.refused < REFUSED_MAX
+        !never && group.is_linked()
+    }
+
+    /// Which file has this name, of those that have several.
+    pub(super) fn file(&self, path: &RelPath) -> Option<Identity> {
+        self.of.get(path).copied()
     }
 
     /// This name is none of a file that has several, or is not there. Names that may wait for what
-    /// led them, and whether they may have been linked to something else than was meant.
-    pub(super) fn gone(&mut self, path: &RelPath, now: Instant) -> Vec<(RelPath, bool)> {
+    /// led them.
+    pub(super) fn gone(&mut self, path: &RelPath) -> Vec<RelPath> {
         let names = self.under(path);
         let mut loose = Vec::new();
         for name in names {
-            loose.extend(self.forget(&name, Some(now)));
+            loose.extend(self.forget(&name));
         }
         loose
     }
 
-    fn forget(&mut self, path: &RelPath, now: Option<Instant>) -> Vec<(RelPath, bool)> {
+    fn forget(&mut self, path: &RelPath) -> Vec<RelPath> {
         let Some(id) = self.of.remove(path) else { return Vec::new() };
         self.bytes = self.bytes.saturating_sub(cost(path));
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
@@ -173,11 +183,8 @@ impl Links {
         let Some(leader) = group.leader.as_mut().filter(|leader| leader.path == *path) else {
             return Vec::new();
         };
-        // What was read under its name may have been what took the name.
-        let fresh = leader.sent.zip(now).is_some_and(|(sent, now)| sent + DOUBTFUL > now);
-        let names = group.names.iter();
-        let loose = names.map(|(name, linked)| (name.clone(), fresh && *linked)).collect();
-        match group.names.iter().find(|(_, linked)| **linked && !fresh) {
+        let loose = group.names.keys().cloned().collect();
+        match group.names.iter().find(|(_, linked)| **linked) {
             Some((next, _)) => leader.path = next.clone(),
             None => group.drop_leader(),
         }
@@ -190,16 +197,11 @@ impl Links {
     }
 
     /// A name moved on the source.
-    pub(super) fn renamed(
-        &mut self,
-        from: &RelPath,
-        to: &RelPath,
-        now: Instant,
-    ) -> Vec<(RelPath, bool)> {
+    pub(super) fn renamed(&mut self, from: &RelPath, to: &RelPath) -> Vec<RelPath> {
         if self.of.is_empty() {
             return Vec::new();
         }
-        let loose = self.gone(to, now);
+        let loose = self.gone(to);
         for old in self.under(from) {
             let Some(id) = self.of.remove(&old) else { continue };
             self.bytes = self.bytes.saturating_sub(cost(&old));
@@ -214,7 +216,7 @@ impl Links {
             self.of.insert(new, id);
         }
         let moved = |path: RelPath| path.moved(from, to).unwrap_or(path);
-        loose.into_iter().map(|(path, doubtful)| (moved(path), doubtful)).collect()
+        loose.into_iter().map(moved).collect()
     }
 
     /// To which name this one is linked, if there is one that is as it is.
@@ -226,7 +228,7 @@ impl Links {
     /// Was the content of what leads sent, rather than found, since this walk began?
     pub(super) fn sent_since(&self, path: &RelPath, walk: u64) -> bool {
         let leader = self.of.get(path).and_then(|id| self.groups.get(id)?.leader.as_ref());
-        leader.is_some_and(|leader| leader.sent.is_some() && leader.walk > walk)
+        leader.is_some_and(|leader| leader.sent && leader.walk > walk)
     }
 
     /// The content of this one is sent: it leads. The other names, which are to be linked to it.
@@ -235,14 +237,13 @@ impl Links {
         path: &RelPath,
         version: Version,
         next_walk: u64,
-        now: Instant,
     ) -> Vec<RelPath> {
         let Some(group) = self.of.get(path).and_then(|id| self.groups.get_mut(id)) else {
             return Vec::new();
         };
         group.drop_leader();
         group.names.insert(path.clone(), true);
-        let (path, sent, walk) = (path.clone(), Some(now), next_walk);
+        let (path, sent, walk) = (path.clone(), true, next_walk);
         group.leader = Some(Leader { path: path.clone(), version, sent, walk, there: None });
         group.names.keys().filter(|name| **name != path).cloned().collect()
     }
@@ -269,14 +270,14 @@ impl Links {
             // What was sent since counts, and what this walk has found.
             Some(leader)
                 if leader.version == version
-                    && (leader.walk > walk || leader.sent.is_none() && leader.walk == walk) =>
+                    && (leader.walk > walk || !leader.sent && leader.walk == walk) =>
             {
                 if leader.path == *path {
                     leader.there = there;
-                    (leader.sent, leader.walk) = (None, walk);
+                    (leader.sent, leader.walk) = (false, walk);
                     return Equal::Stays;
                 }
-                if leader.sent.is_none() && leader.there.is_some() && leader.there == there {
+                if !leader.sent && leader.there.is_some() && leader.there == there {
                     group.names.insert(path.clone(), true);
                     return Equal::One;
                 }
@@ -285,7 +286,7 @@ impl Links {
             _ => {
                 group.drop_leader();
                 group.names.insert(path.clone(), true);
-                let (path, sent) = (path.clone(), None);
+                let (path, sent) = (path.clone(), false);
                 group.leader = Some(Leader { path, version, sent, walk, there });
                 Equal::Stays
             }
@@ -303,20 +304,40 @@ impl Links {
         }
     }
 
-    /// The target did not link it.
+    /// The target cannot link it. Of several at once it counts for one.
     pub(super) fn refused(&mut self, path: &RelPath) {
-        self.refused += 1;
-        if let Some(group) = self.of.get(path).and_then(|id| self.groups.get_mut(id)) {
+        if let Some(group) = self.led(path) {
             group.drop_leader();
             group.refused += 1;
+            self.refused += 1;
         }
+    }
+
+    /// What leads it is another thing on the target than was meant.
+    pub(super) fn missed(&mut self, path: &RelPath) {
+        if let Some(group) = self.led(path) {
+            group.drop_leader();
+            group.missed += 1;
+        }
+    }
+
+    fn led(&mut self, path: &RelPath) -> Option<&mut Group> {
+        let group = self.of.get(path).and_then(|id| self.groups.get_mut(id));
+        group.filter(|group| group.leader.is_some())
+    }
+
+    /// What was sent as the content of this file was that of another. All its names.
+    pub(super) fn misread(&mut self, file: Identity) -> Vec<RelPath> {
+        let Some(group) = self.groups.get_mut(&file) else { return Vec::new() };
+        group.drop_leader();
+        group.names.keys().cloned().collect()
     }
 
     /// The target linked it.
     pub(super) fn done(&mut self, path: &RelPath) {
         self.refused = 0;
         if let Some(group) = self.of.get(path).and_then(|id| self.groups.get_mut(id)) {
-            group.refused = 0;
+            (group.refused, group.missed) = (0, 0);
         }
     }
 
@@ -351,7 +372,7 @@ impl Links {
         let Some(id) = self.of.get(path) else { return false };
         let Some(group) = self.groups.get_mut(id) else { return false };
         let missing = (group.names.len() as u64) < u64::from(group.nlink);
-        if !missing || group.sought == group.nlink || group.refused >= REFUSED_MAX {
+        if !missing || group.sought == group.nlink || !group.is_linked() {
             return false;
         }
         group.sought = group.nlink;
@@ -367,7 +388,7 @@ impl Links {
             let mut alone = Vec::new();
             for group in self.groups.values_mut() {
                 group.sought = group.nlink;
-                if group.names.len() > 1 && group.refused < REFUSED_MAX && self.refused < NEVER {
+                if group.names.len() > 1 && group.is_linked() && self.refused < NEVER {
                     let names = group.names.iter().filter(|(_, linked)| !**linked);
                     alone.extend(names.map(|(name, _)| name.clone()));
                 }
@@ -439,10 +460,9 @@ mod tests {
 
     #[test]
     fn names_are_linked_to_what_leads_while_they_look_like_it() {
-        let now = Instant::now();
         let mut links = file(&["a", "b", "d/c"]);
         assert_eq!(leader(&links, "a", V), None);
-        assert_eq!(links.lead(&path("b"), V, 1, now), [path("a"), path("d/c")]);
+        assert_eq!(links.lead(&path("b"), V, 1), [path("a"), path("d/c")]);
         assert_eq!(leader(&links, "a", V).as_deref(), Some("b"));
         assert_eq!(leader(&links, "b", V), None, "not to itself");
         assert_eq!(leader(&links, "a", LATER), None);
@@ -459,41 +479,33 @@ mod tests {
 
     #[test]
     fn names_are_those_of_now() {
-        let now = Instant::now();
-        let late = now + DOUBTFUL;
-        // What happens, who leads "x" then, and who is to be looked at again.
-        type Case =
-            (fn(&mut Links, Instant) -> Vec<(RelPath, bool)>, Instant, Option<&'static str>);
-        let table: [Case; 8] = [
-            (|links, now| links.renamed(&path("d/a"), &path("n"), now), late, Some("n")),
-            (|links, now| links.renamed(&path("d"), &path("e"), now), late, Some("e/a")),
-            (|links, now| links.renamed(&path("d"), &path("e"), now), now, Some("e/a")),
+        // What happens, who leads "x" then, and who may have waited for another.
+        type Case = (fn(&mut Links) -> Vec<RelPath>, Option<&'static str>, &'static [&'static str]);
+        let table: [Case; 7] = [
+            (|links| links.renamed(&path("d/a"), &path("n")), Some("n"), &[]),
+            (|links| links.renamed(&path("d"), &path("e")), Some("e/a"), &[]),
             // Another thing took its place: of what is linked one leads.
-            (|links, now| links.renamed(&path("z"), &path("d/a"), now), late, Some("d/b")),
-            (|links, now| links.gone(&path("d/a"), now), late, Some("d/b")),
-            (|links, now| links.gone(&path("d"), now), late, None),
-            // It may have been read when it was the other thing already.
-            (|links, now| links.gone(&path("d/a"), now), now, None),
-            (|links, now| links.gone(&path("q"), now), now, Some("d/a")),
+            (|links| links.renamed(&path("z"), &path("d/a")), Some("d/b"), &["d/b", "x"]),
+            (|links| links.gone(&path("d/a")), Some("d/b"), &["d/b", "x"]),
+            (|links| links.gone(&path("d")), None, &["d/b", "x", "x"]),
+            (|links| links.gone(&path("q")), Some("d/a"), &[]),
+            // What was sent as its content was not.
+            (|links| links.misread(ID), None, &["d/a", "d/b", "x"]),
         ];
-        for (at, (happens, when, leads)) in table.into_iter().enumerate() {
+        for (at, (happens, leads, loose)) in table.into_iter().enumerate() {
             let mut links = file(&["d/a", "d/b", "x"]);
-            links.lead(&path("d/a"), V, 1, now);
+            links.lead(&path("d/a"), V, 1);
             links.linked(&path("d/b"));
-            let loose = happens(&mut links, when);
+            let found: Vec<_> = happens(&mut links).iter().map(ToString::to_string).collect();
+            assert_eq!(found, loose, "{at}");
             assert_eq!(leader(&links, "x", V).as_deref(), leads, "{at}");
-            let doubtful = loose.iter().filter(|(_, doubtful)| *doubtful).map(|(path, _)| path);
-            let doubtful: Vec<_> = doubtful.map(ToString::to_string).collect();
-            let expected: &[&str] = if at == 6 { &["d/b"] } else { &[] };
-            assert_eq!(doubtful, expected, "{at}");
-            links.gone(&RelPath::root(), when);
+            links.gone(&RelPath::root());
             assert!(links.of.is_empty() && links.groups.is_empty() && links.bytes == 0, "{at}");
         }
     }
 
     #[test]
     fn a_walk_links_what_is_equal_and_another_file() {
-        let now = Instant::now();
         let there = |ino| Some(Identity { dev: 9, ino });
         let mut links = file(&["a", "b", "c", "d"]);
         let mut found = |name: &str, walk, file| links.found_equal(&path(name), V, walk, file);
@@ -506,7 +518,7 @@ mod tests {
         assert_eq!(found("a", 2, None), Equal::Link(path("b")), "each is a file of its own");
         assert_eq!(links.found_equal(&path("a"), LATER, 2, None), Equal::Stays);
         // What is sent while it runs leads, and what was sent before is what it finds.
-        links.lead(&path("c"), V, 3, now);
+        links.lead(&path("c"), V, 3);
         assert!(links.sent_since(&path("a"), 2) && !links.sent_since(&path("a"), 3));
         assert_eq!(links.found_equal(&path("a"), V, 2, there(1)), Equal::Link(path("c")));
         assert_eq!(links.found_equal(&path("c"), V, 2, there(1)), Equal::Stays);
@@ -515,20 +527,30 @@ mod tests {
 
     #[test]
     fn what_the_target_refuses_is_not_asked_for_ever() {
-        let now = Instant::now();
-        let mut links = file(&["a", "b"]);
+        let mut links = file(&["a", "b", "c"]);
         for _ in 0..REFUSED_MAX {
             assert!(links.register(&path("b"), ID, 2));
-            links.lead(&path("a"), V, 1, now);
+            links.lead(&path("a"), V, 1);
             links.refused(&path("b"));
+            links.refused(&path("c"));
             assert_eq!(leader(&links, "b", V), None);
         }
         assert!(!links.register(&path("b"), ID, 2) && !links.seek(&path("b")));
         links.drop_leaders();
         assert!(links.register(&path("b"), ID, 2), "another link may lead elsewhere");
+        for _ in 0..MISSED_MAX {
+            assert!(links.register(&path("b"), ID, 2));
+            links.lead(&path("a"), V, 1);
+            links.missed(&path("b"));
+            links.missed(&path("c"));
+            assert_eq!(leader(&links, "b", V), None);
+        }
+        assert!(!links.register(&path("b"), ID, 2));
+        links.done(&path("a"));
         for ino in 10..10 + NEVER as u64 {
             let name = path(&format!("n{ino}"));
             links.register(&name, Identity { dev: 1, ino }, 2);
+            links.lead(&name, V, 1);
             links.refused(&name);
         }
         assert!(!links.register(&path("new"), Identity { dev: 1, ino: 99 }, 2));
@@ -569,6 +591,7 @@ mod tests {
         links.linked(&path("c"));
         assert_eq!(links.searched(&[RelPath::root()], now), []);
         for _ in 0..REFUSED_MAX {
+            links.lead(&path("c"), V, 1);
             links.refused(&path("c"));
         }
         assert_eq!(links.searched(&[RelPath::root()], now), [], "they are files of their own");

@@ -612,9 +612,8 @@ impl Mirror {
             }
             NotBuilt::Failed(why) => self.failed(&path, &why, now),
         }
-        self.links.failed(&path);
-        for name in self.links.names(&path) {
-            self.collate.release(&name, now);
+        if let Planned::Content { file: Some(file), .. } = flight.op {
+            self.link_misread(file, now);
         }
         self.collate.release(&path, now);
     }

@@ -215,7 +215,7 @@ mod tests {
     fn content(name: &str, size: u64, sec: i64) -> Planned {
         let meta = held().meta(Kind::File, &meta(sec));
         let (new, base, like) = (true, false, Vec::new());
-        Planned::Content { path: path(name), meta, size, new, base, like }
+        Planned::Content { path: path(name), meta, size, file: None, new, base, like }
     }
 
     fn there(name: &str, size: u64, sec: i64) -> Named {

@@ -55,7 +55,7 @@ impl Mirror {
             self.rules.filter.renamed(from, to);
         }
         self.moved.note(from, to, dir, now);
-        let loose = self.links.renamed(from, to, now);
+        let loose = self.links.renamed(from, to);
         self.links_loose(loose, now);
         self.forget_moved(now);
         self.cancel_content(to, now);

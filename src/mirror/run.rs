@@ -643,6 +643,7 @@ impl Loop {
             }
             Carried::NotBuilt { id, why } => Event::NotBuilt { id, why },
             Carried::Unsettled { id } => Event::Unsettled { id },
+            Carried::OtherFile { file } => Event::OtherFile { file },
             Carried::Unproven { path } => Event::Unproven { path },
             Carried::Staged { id } => Event::Staged { id },
             // Taken before.

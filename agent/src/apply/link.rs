@@ -56,17 +56,17 @@ impl Hand {
         mtime: Option<Time>,
     ) -> Result<Linked<'a>, Stop> {
         let (from_dir, name) = split(from)?;
-        let refused = || Stop::Say(Outcome::Refused);
+        let other = || Stop::Say(Outcome::OtherVersion);
         let mut opened = false;
         let (dir, stat) = loop {
             let at = match self.parent(from_dir) {
-                Err(Stop::Say(Outcome::NoParent)) => return Err(refused()),
+                Err(Stop::Say(Outcome::NoParent)) => return Err(other()),
                 at => at?,
             };
             let dir = self.parents[at].fd.clone();
             match meta::stat_name(&dir, name) {
                 Ok(stat) => break (dir, stat),
-                Err(Errno::NOENT) => return Err(refused()),
+                Err(Errno::NOENT) => return Err(other()),
                 Err(Errno::ACCESS) if !opened => {
                     opened = true;
                     if !self.ground.opened.open_up(&self.ground.root, from_dir) {
@@ -80,7 +80,7 @@ impl Hand {
         let expected = stat.kind == Kind::File
             && stat.size == size
             && mtime.is_none_or(|t| t.truncated(coarse) == stat.mtime.truncated(coarse));
-        if expected { Ok(Linked { dir, name, stat }) } else { Err(refused()) }
+        if expected { Ok(Linked { dir, name, stat }) } else { Err(other()) }
     }
 
     /// The further name as a temporary one.
@@ -90,7 +90,6 @@ impl Hand {
         path: &RelPath,
         linked: &Linked<'_>,
     ) -> Result<Fresh, Stop> {
-        let refused = || Stop::Say(Outcome::Refused);
         let dir = &self.parents[at].fd;
         let made = self.ground.fault(Call::Link, path).and_then(|()| {
             Fresh::make(&self.ground.names, dir, false, |dir, name| {
@@ -99,26 +98,19 @@ impl Hand {
         });
         let (fresh, ()) = match made {
             // It has as many as it may, is on another file system, or may not have any: one that has
-            // no links at all, or a kernel that protects files of others. Or it went.
-            Err(
-                Errno::MLINK
-                | Errno::XDEV
-                | Errno::PERM
-                | Errno::OPNOTSUPP
-                | Errno::NOSYS
-                | Errno::NOENT,
-            ) => {
-                // The directory itself may be what is missing.
-                if meta::stat_fd(dir).is_ok_and(|dir| dir.nlink == 0) {
-                    return Err(Errno::NOENT.into());
-                }
-                return Err(refused());
+            // no links at all, or a kernel that protects files of others.
+            Err(Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                return Err(Outcome::Refused.into());
+            }
+            // It went, or the directory itself did.
+            Err(Errno::NOENT) if meta::stat_fd(dir).is_ok_and(|dir| dir.nlink > 0) => {
+                return Err(Outcome::OtherVersion.into());
             }
             made => made?,
         };
         // Somebody else may have put another file there meanwhile.
         if meta::stat_name(dir, fresh.name())?.identity() != linked.stat.identity() {
-            return Err(refused());
+            return Err(Outcome::OtherVersion.into());
         }
         Ok(fresh)
     }

@@ -56,25 +56,25 @@ fn only_what_should_be_there_gets_another_name() {
     let (world, mtime) = ground();
     let mut peer = world.connect();
     let wrong = Time { sec: mtime.sec - 1, ..mtime };
-    let refused = Some(Outcome::Refused);
+    let other = Some(Outcome::OtherVersion);
     let replace = |old, new| Op::Replace { old, new: Box::new(new) };
     let table = [
-        (link("x", "y", 5, None), refused.clone()),
-        (link("x/x", "y", 5, None), refused.clone()),
-        (link("f/x", "y", 5, None), refused.clone()),
-        (link("f", "y", 4, Some(mtime)), refused.clone()),
-        (link("f", "y", 5, Some(wrong)), refused.clone()),
-        (link("d", "y", 0, None), refused.clone()),
-        (link("l", "y", 0, None), refused.clone()),
-        (link("l", "y", 5, None), refused.clone()),
-        (link("to d/x", "y", 5, None), refused.clone()),
+        (link("x", "y", 5, None), other.clone()),
+        (link("x/x", "y", 5, None), other.clone()),
+        (link("f/x", "y", 5, None), other.clone()),
+        (link("f", "y", 4, Some(mtime)), other.clone()),
+        (link("f", "y", 5, Some(wrong)), other.clone()),
+        (link("d", "y", 0, None), other.clone()),
+        (link("l", "y", 0, None), other.clone()),
+        (link("l", "y", 5, None), other.clone()),
+        (link("to d/x", "y", 5, None), other.clone()),
         (link("f", "x/y", 5, None), Some(Outcome::NoParent)),
         (link("f", "to d/y", 5, None), Some(Outcome::NoParent)),
         (link("f", "d", 5, None), Some(Outcome::Occupied(Kind::Dir))),
         (link("f", "empty", 5, None), Some(Outcome::Occupied(Kind::Dir))),
         (replace(Kind::File, link("f", "d", 5, None)), Some(Outcome::Occupied(Kind::Dir))),
         (replace(Kind::Dir, link("f", "d", 5, None)), Some(Outcome::NotEmpty)),
-        (replace(Kind::Dir, link("x", "empty", 5, None)), refused),
+        (replace(Kind::Dir, link("x", "empty", 5, None)), other),
     ];
     let before = all(&world);
     for (op, want) in table {

@@ -16,11 +16,13 @@ pub enum Outcome {
     NotEmpty,
     /// Something of another kind stands there.
     Occupied(Kind),
-    /// A rename whose old name is not what it should be. Nothing was touched.
+    /// A rename whose old name is not what it should be, or a further name that cannot be given.
+    /// Nothing was touched.
     Refused,
     /// It failed: the path stays as it was.
     Problem(Trouble),
-    /// What stands there is not the version it was to be changed from. Nothing was touched.
+    /// What stands there is not the version it was to be changed from, or what was to get a further
+    /// name is not what it should be. Nothing was touched.
     OtherVersion,
 }
 

@@ -8,6 +8,7 @@ use lsync_agent::read::{self, ReadError};
 use lsync_agent::root::Root;
 use lsync_protocol::entry::{Entry, Meta};
 use lsync_protocol::frame;
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{INLINE_MAX, MAX_OPS, Message, Op, OpId};
 use lsync_protocol::path::RelPath;
 use lsync_protocol::xattr::MAX_BYTES;
@@ -28,13 +29,15 @@ const SLICE_OPS: usize = 128;
 /// Slices being read at a time.
 const SLICES: usize = 4;
 
-/// A large file to be brought by itself.
+/// A file whose content is to be there; a large one is brought by itself.
 #[derive(Debug)]
 pub(super) struct Large {
     pub(super) id: OpId,
     pub(super) path: RelPath,
     /// As it was looked at.
     pub(super) size: u64,
+    /// Which file it was, where that has several names.
+    pub(super) file: Option<Identity>,
     pub(super) meta: Meta,
     /// What stands in its place and has to go, if its kind differs.
     pub(super) replaces: Option<lsync_protocol::entry::Kind>,
@@ -230,8 +233,9 @@ fn needs_root(planned: &Planned) -> bool {
 fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run<'_>, built: &mut Built) {
     match planned {
         Planned::Replace { old, new } => match *new {
-            Planned::Content { path, meta, size, like, .. } => {
-                content(id, path, meta, size, Some(old), like, root, run, built);
+            Planned::Content { path, meta, size, file, like: bases, .. } => {
+                let replaces = Some(old);
+                content(Large { id, path, size, file, meta, replaces, bases }, root, run, built);
             }
             new => {
                 if let Some(new) = plain_op(new) {
@@ -240,11 +244,12 @@ fn one(id: OpId, planned: Planned, root: Option<&Root>, run: &mut Run<'_>, built
                 }
             }
         },
-        Planned::Content { path, meta, size, base, like: mut bases, .. } => {
+        Planned::Content { path, meta, size, file, base, like: mut bases, .. } => {
             if base {
                 bases.push(path.clone());
             }
-            content(id, path, meta, size, None, bases, root, run, built);
+            let wanted = Large { id, path, size, file, meta, replaces: None, bases };
+            content(wanted, root, run, built);
         }
         other => {
             if let Planned::Rename { from, to, .. } = &other {
@@ -287,31 +292,26 @@ pub(super) fn fresh(planned: Meta, seen: &Entry, chmod: &Chmod) -> Meta {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // one place, and each is a plain value
-fn content(
-    id: OpId,
-    path: RelPath,
-    meta: Meta,
-    size: u64,
-    replaces: Option<lsync_protocol::entry::Kind>,
-    bases: Vec<RelPath>,
-    root: Option<&Root>,
-    run: &mut Run<'_>,
-    built: &mut Built,
-) {
-    if size > INLINE_MAX {
-        return built.large.push(Large { id, path, size, meta, replaces, bases });
+fn content(wanted: Large, root: Option<&Root>, run: &mut Run<'_>, built: &mut Built) {
+    if wanted.size > INLINE_MAX {
+        return built.large.push(wanted);
     }
     let read = match root {
-        Some(root) => read::read_small(root, &path, INLINE_MAX),
+        Some(root) => read::read_small(root, &wanted.path, INLINE_MAX),
         // The root is not the root: the look that follows finds out.
         None => Err(ReadError::Missing),
     };
     match read {
         Ok(small) => {
+            let Large { id, path, meta, .. } = wanted;
+            if wanted.file != small.entry.file
+                && let Some(file) = wanted.file
+            {
+                built.said.push(Carried::OtherFile { file });
+            }
             let meta = fresh(meta, &small.entry, run.chmod);
             let file = Op::File { path, size: small.content.len() as u32, meta };
-            let op = match replaces {
+            let op = match wanted.replaces {
                 Some(old) => Op::Replace { old, new: Box::new(file) },
                 None => file,
             };
@@ -321,15 +321,14 @@ fn content(
             }
         }
         Err(ReadError::TooLarge(entry)) => {
-            let size = entry.size;
-            built.large.push(Large { id, path, size, meta, replaces, bases });
+            built.large.push(Large { size: entry.size, ..wanted });
         }
         Err(ReadError::Missing | ReadError::NotFile(_)) => {
-            built.said.push(Carried::NotBuilt { id, why: NotBuilt::Vanished });
+            built.said.push(Carried::NotBuilt { id: wanted.id, why: NotBuilt::Vanished });
         }
         Err(ReadError::Trouble(error)) => {
             let why = format!("cannot be read: {}", plain(&error.to_string()));
-            built.said.push(Carried::NotBuilt { id, why: NotBuilt::Failed(why) });
+            built.said.push(Carried::NotBuilt { id: wanted.id, why: NotBuilt::Failed(why) });
         }
     }
 }

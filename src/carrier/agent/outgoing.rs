@@ -192,12 +192,13 @@ impl Shared {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::num::NonZeroU64;
+    use std::os::unix::fs::MetadataExt;
 
     use lsync_protocol::xattr::Classes;
 
     use lsync_protocol::entry::{Holds, Kind, Meta};
     use lsync_protocol::frame::{self, Frame, Header};
-    use lsync_protocol::handshake::Welcome;
+    use lsync_protocol::handshake::{Identity, Welcome};
     use lsync_protocol::message::{Op, OpId};
     use lsync_protocol::path::RelPath;
     use tokio::io::{AsyncReadExt, DuplexStream};
@@ -216,7 +217,7 @@ mod tests {
         dir: tempfile::TempDir,
         carrier: AgentCarrier,
         link: DuplexStream,
-        _events: mpsc::Receiver<Carried>,
+        events: mpsc::Receiver<Carried>,
         start: Instant,
     }
 
@@ -254,15 +255,15 @@ mod tests {
                 small: 4 << 20,
                 bulk: 8 << 20,
             };
-            let (events, _events) = mpsc::channel(100);
+            let (said, events) = mpsc::channel(100);
             let greeted = Greeted { link: link_here, welcome, key: [0; 32], inplace: false };
             let options = CarrierOptions {
                 rate: NonZeroU64::new(rate),
                 compress,
                 ..CarrierOptions::default()
             };
-            let carrier = AgentCarrier::start(greeted, source, options, events);
-            Far { dir, carrier, link, _events, start: Instant::now() }
+            let carrier = AgentCarrier::start(greeted, source, options, said);
+            Far { dir, carrier, link, events, start: Instant::now() }
         }
 
         fn content(&mut self, id: OpId, name: &str, size: u64) {
@@ -272,6 +273,7 @@ mod tests {
                 path,
                 meta: Meta::default(),
                 size,
+                file: None,
                 new: true,
                 base: false,
                 like: Vec::new(),
@@ -322,6 +324,39 @@ mod tests {
         matches!(message, Message::Ops { ops, .. } if matches!(ops[..], [Op::Remove { .. }]))
     }
 
+    #[tokio::test]
+    async fn a_name_that_stands_for_another_file_is_told() {
+        let mut far = Far::new(0);
+        let dir = far.dir.path().to_owned();
+        let mut events = std::mem::replace(&mut far.events, mpsc::channel(1).1);
+        for (id, size) in [(1, 10), (2, 100_000)] {
+            let (name, other) = (format!("f{id}"), format!("g{id}"));
+            std::fs::write(dir.join(&name), vec![b'x'; size]).unwrap();
+            std::fs::hard_link(dir.join(&name), dir.join(other)).unwrap();
+            let meta = std::fs::metadata(dir.join(&name)).unwrap();
+            let (dev, ino) = (meta.dev(), meta.ino());
+            for (id, ino) in [(2 * id, ino), (2 * id + 1, ino + 1)] {
+                let file = Identity { dev, ino };
+                let path = RelPath::new(name.as_bytes()).unwrap();
+                let (meta, size, file) = (Meta::default(), size as u64, Some(file));
+                let like = Vec::new();
+                let content =
+                    Planned::Content { path, meta, size, file, new: true, base: false, like };
+                far.carrier.send(vec![(id, content)]);
+            }
+            let said = loop {
+                tokio::select! {
+                    _ = far.next() => {}
+                    said = events.recv() => match said.unwrap() {
+                        Carried::OtherFile { file } => break file,
+                        said => assert!(matches!(said, Carried::Staged { .. }), "{said:?}"),
+                    },
+                }
+            };
+            assert_eq!(said, Identity { dev, ino: ino + 1 });
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn content_keeps_the_rate_and_lets_small_changes_pass() {
         let mut far = Far::new(100_000);
@@ -362,7 +397,8 @@ mod tests {
         let path = RelPath::new(&b"large"[..]).unwrap();
         let (meta, size) = (Meta::default(), text.len() as u64);
         let like = Vec::new();
-        let content = Planned::Content { path, meta, size, new: true, base: false, like };
+        let content =
+            Planned::Content { path, meta, size, file: None, new: true, base: false, like };
         far.carrier.send(vec![(1, content)]);
         let (mut content, mut wire) = (Vec::new(), 0);
         while content.len() < text.len() {

@@ -13,6 +13,7 @@ use lsync_protocol::delta::block;
 use lsync_protocol::delta::search::Index;
 use lsync_protocol::entry::{Entry, Kind, Meta, Time};
 use lsync_protocol::frame;
+use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{Hash, Message, Op, OpId};
 use lsync_protocol::path::RelPath;
 use tokio::sync::{mpsc, oneshot};
@@ -155,12 +156,15 @@ async fn bring_one(
     events: &mpsc::Sender<Carried>,
     shared: &Arc<Shared>,
 ) {
-    let id = file.id;
+    let (id, wanted) = (file.id, file.file);
     let brought = one(file, bulk, shared).await;
     locked(&shared.bringing).remove(&id);
     locked(&shared.cancelled).remove(&id);
     let said = match brought {
-        Ok(settled) => {
+        Ok((settled, read)) => {
+            if let Some(file) = wanted.filter(|wanted| *wanted != read) {
+                let _ = events.send(Carried::OtherFile { file }).await;
+            }
             if !settled {
                 let _ = events.send(Carried::Unsettled { id }).await;
             }
@@ -325,11 +329,12 @@ impl Brought {
     }
 }
 
+/// Has it in a stage. Whether it rested meanwhile, and which file was read.
 async fn one(
     file: Large,
     bulk: &mpsc::Sender<Bulk>,
     shared: &Arc<Shared>,
-) -> Result<bool, Stopped> {
+) -> Result<(bool, Identity), Stopped> {
     let mut lane = Lane {
         id: file.id,
         stage: shared.next_stage(),
@@ -353,6 +358,7 @@ async fn one(
     let last = Bulk { frame: Vec::new(), written: Some(written) };
     bulk.send(last).await.map_err(|_| Stopped::Link)?;
     left.await.map_err(|_| Stopped::Link)?;
+    let read = brought.version.file;
     let staged = Staged {
         stage: lane.stage,
         body: brought.body,
@@ -365,7 +371,7 @@ async fn one(
     };
     locked(&shared.staged).insert(file.id, staged);
     open.forget();
-    Ok(brought.settled)
+    Ok((brought.settled, read))
 }
 
 /// Brings the content of a file in the cheapest way there is.

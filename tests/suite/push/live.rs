@@ -472,6 +472,41 @@ fn trees_that_are_linked_while_they_change_stay_linked() {
     push.terminate();
 }
 
+/// Names of one file become others, and others names of it, faster than they are looked at: what is
+/// read under a name need not be what was seen there.
+#[test]
+fn names_that_are_linked_and_replaced_at_once_are_what_they_are_in_the_end() {
+    const NAMES: [&str; 6] = ["a", "b", "c", "d/a", "d/b", "d/e/f"];
+    let stage = Stage::new(Way::Local);
+    let push = stage.live(&[]);
+    let mut rolls = noise(0, 100_000).into_iter().map(usize::from);
+    let mut roll = |sides: usize| rolls.next().unwrap() % sides;
+    for round in 0..3 {
+        for at in 0..80 {
+            let at = stage.s(format!("{at}"));
+            fs::create_dir_all(at.join("d/e")).unwrap();
+            for seed in 0..12 {
+                let (one, two) = (at.join(NAMES[roll(6)]), at.join(NAMES[roll(6)]));
+                match (roll(8), one.exists()) {
+                    (0, true) => fs::remove_file(one).unwrap(),
+                    (1, true) => mv(one, two),
+                    (2, true) => broken(&one, seed),
+                    (3, true) => chmod(&one, 0o600 + roll(64) as u32),
+                    (4..8, true) if !two.exists() => ln(one, two),
+                    (_, true) => {}
+                    (_, false) => {
+                        let size = if roll(4) == 0 { 100_000 } else { 100 };
+                        fs::write(&one, noise(seed, size)).unwrap();
+                        set_mtime(&one, 1_000_000_000, 0);
+                    }
+                }
+            }
+        }
+        stage.settles_with(&push, &format!("round {round}"));
+    }
+    push.terminate();
+}
+
 fn table(way: Way, words: &[&str]) {
     let stage = Stage::new(way);
     plant(&stage.source());

@@ -269,9 +269,9 @@ impl World {
 
 fn renamed(op: Planned, at: &RelPath) -> Planned {
     match op {
-        Planned::Content { meta, size, new, .. } => {
+        Planned::Content { meta, size, file, new, .. } => {
             let like = Vec::new();
-            Planned::Content { path: at.clone(), meta, size, new, base: false, like }
+            Planned::Content { path: at.clone(), meta, size, file, new, base: false, like }
         }
         Planned::Replace { old, new } => Planned::Replace { old, new: Box::new(renamed(*new, at)) },
         other => other,
