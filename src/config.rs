@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lsync_protocol::handshake::Trash;
 use lsync_protocol::xattr::Classes;
 
 use crate::filter::Filter;
@@ -245,6 +246,8 @@ pub struct MirrorConfig {
     pub fsync: bool,
     /// Files of the target are written into, and not replaced.
     pub inplace: bool,
+    /// What is removed or replaced on the target is moved there.
+    pub trash: Option<Trash>,
     /// How often the whole tree is walked; `None`: never.
     pub rescan: Option<Duration>,
     /// How often the target is compared by content; `None`: never.
@@ -282,6 +285,7 @@ impl MirrorConfig {
             checksum: false,
             fsync: false,
             inplace: false,
+            trash: None,
             rescan: Some(DEFAULT_RESCAN),
             verify_every: None,
             watch: WatchChoice::default(),

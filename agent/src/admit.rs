@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use lsync_protocol::entry::Kind;
 use lsync_protocol::handshake::{Create, Hello, Refusal, Role, RootHere, Standing};
 use lsync_protocol::message::NEWEST;
+use lsync_protocol::path::RelPath;
 
 use crate::meta;
 use crate::root::lock::{Claim, Lock};
@@ -34,6 +35,17 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
         return Err(Refusal::Unsupported("further channels of a link".into()));
     }
     let boot = root::boot_id().map_err(|error| refused(&error))?;
+    if let Some(trash) = &hello.trash {
+        if !trash.valid() {
+            let dir = &trash.dir;
+            return Err(Refusal::Root(format!("the trash {dir} is not a name in it")));
+        }
+        if hello.inplace {
+            return Err(Refusal::Unsupported(
+                "a trash keeps nothing of what is written over".into(),
+            ));
+        }
+    }
     let path = wanted(options, &hello.root)?;
     let here = |root: &Root| {
         if hello.standing.boot == boot { overlap(root, &hello.standing) } else { Ok(()) }
@@ -64,6 +76,9 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
         return Err(Refusal::Slash);
     }
     here(&root)?;
+    if let Some(trash) = &hello.trash {
+        usable(&root, &trash.dir)?;
+    }
     let lock = match hello.create {
         // Nothing is applied, so nobody is disturbed.
         Create::Nothing => None,
@@ -88,6 +103,22 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
     };
     debug_assert_eq!(stat.kind, Kind::Dir);
     Ok(Admitted { root: Some((root, found)), lock, boot })
+}
+
+/// Refuses a trash that could keep nothing.
+fn usable(root: &Root, trash: &RelPath) -> Result<(), Refusal> {
+    let here = root.statx(&RelPath::root()).map_err(|error| refused(&error))?;
+    match root.statx(trash) {
+        Err(error) if missing(&error) => Ok(()),
+        Err(error) => Err(refused(&error)),
+        Ok(there) if there.kind != Kind::Dir => Err(Refusal::Root(format!(
+            "{trash} is there and no directory, and so cannot be the trash"
+        ))),
+        Ok(there) if (there.dev, there.mount) != (here.dev, here.mount) => Err(Refusal::Root(
+            format!("the trash {trash} is on another file system, and nothing can be moved there"),
+        )),
+        Ok(_) => Ok(()),
+    }
 }
 
 fn refused(error: &io::Error) -> Refusal {

@@ -19,9 +19,11 @@ use crate::fault::{Call, Faults};
 use crate::meta::{self, Kept, Stat};
 use crate::root::{PATH_DIR, Root};
 use crate::stage::{Names, Stage, Versions};
-use crate::trouble::{bounded, problem, trouble};
+use crate::trash::{Places, Trash};
+use crate::trouble::{bounded, problem, said, trouble};
 
 mod append;
+mod aside;
 mod dir;
 mod file;
 mod inplace;
@@ -39,6 +41,8 @@ pub(crate) struct Ground {
     pub(crate) fsync: bool,
     /// A file that is there is written into, and not replaced.
     pub(crate) inplace: bool,
+    /// What would be lost goes there.
+    pub(crate) trash: Option<Trash>,
     /// Which files are being written into.
     pub(crate) pours: inplace::Pours,
     /// What new things without a given mode do not get.
@@ -144,6 +148,8 @@ pub(crate) struct Hand {
     generation: u64,
     /// Directories whose names changed and are to be made durable.
     touched: Vec<Arc<OwnedFd>>,
+    /// Where in the trash things went last.
+    places: Places,
     /// There was no room for extended attributes of what is otherwise done.
     no_room: Cell<Option<Errno>>,
 }
@@ -160,7 +166,14 @@ pub(crate) struct Content<'a> {
 impl Hand {
     pub(crate) fn new(ground: Arc<Ground>) -> Hand {
         let (parents, touched) = (Vec::new(), Vec::new());
-        Hand { ground, parents, generation: 0, touched, no_room: Cell::default() }
+        Hand {
+            ground,
+            parents,
+            generation: 0,
+            touched,
+            places: Places::default(),
+            no_room: Cell::default(),
+        }
     }
 
     /// Applies one operation; `None` is "done, and nothing to say".
@@ -169,6 +182,12 @@ impl Hand {
         if generation != self.generation {
             self.generation = generation;
             self.parents.clear();
+        }
+        if let Some(trash) = &self.ground.trash
+            && trash.is_reached_by(op)
+        {
+            let text = format!("{} is the trash, and no part of the mirror", trash.dir());
+            return Some(Outcome::Problem(said(text)));
         }
         let done = match op {
             Op::MakeDir { path, meta } => self.make_dir(path, meta),

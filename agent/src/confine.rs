@@ -12,15 +12,25 @@ use crate::root::Root;
 
 /// Confines this process, all its threads to come and its children to a root. What the kernel
 /// does not know is left out. Reading of `/proc`, `/etc` and the like stays possible: names of
-/// users are read there.
+/// users are read there. Landlock before Linux 5.19 lets no name move between directories: where
+/// that is needed (`moves`), it is left out as a whole.
 ///
 /// Returns whether Landlock is in force.
 ///
 /// # Errors
 /// In words, when the kernel knows it and refuses.
-pub fn confine(root: &Root, cache: Option<&Path>) -> Result<bool, String> {
+pub fn confine(root: &Root, cache: Option<&Path>, moves: bool) -> Result<bool, String> {
     rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())?;
+    if moves && !can_allow_moves() {
+        return Ok(false);
+    }
     restrict(root, cache).map_err(|error| error.to_string())
+}
+
+/// Does the kernel know the right to move names between directories? If not, nobody has it.
+fn can_allow_moves() -> bool {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    ruleset.handle_access(AccessFs::Refer).is_ok()
 }
 
 fn restrict(root: &Root, cache: Option<&Path>) -> Result<bool, landlock::RulesetError> {
@@ -65,7 +75,7 @@ mod tests {
         // It holds for this thread only, and for those it starts.
         let confined = std::thread::spawn(move || {
             let root = Root::open(&inside).unwrap();
-            let enforced = confine(&root, None).unwrap();
+            let enforced = confine(&root, None, true).unwrap();
             assert!(rustix::thread::no_new_privs().unwrap());
             fs::write(inside.join("g"), b"y").unwrap();
             fs::create_dir(inside.join("d")).unwrap();

@@ -34,6 +34,8 @@ pub enum Call {
     Rename,
     /// Removing a name that was to be removed.
     Remove,
+    /// Keeping in the trash what would be lost.
+    Trash,
 }
 
 /// Says which calls fail.

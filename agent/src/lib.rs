@@ -24,6 +24,7 @@ pub mod root;
 mod run;
 mod serve;
 mod stage;
+mod trash;
 mod trouble;
 pub mod walk;
 

@@ -104,7 +104,12 @@ fn list(
     cwd: Option<&OwnCwd>,
 ) -> bool {
     let why = match walk::list_from(&ground.root, dir, cwd) {
-        Ok(listing) => {
+        Ok(mut listing) => {
+            if let Some(trash) = ground.trash.as_ref().filter(|_| dir.is_root()) {
+                let name = trash.dir().as_bytes();
+                listing.entries.retain(|named| *named.name != *name);
+                listing.unknown.retain(|(unknown, _)| **unknown != *name);
+            }
             if terms.applies {
                 sweep(ground, dir, &listing);
             }

@@ -2,7 +2,7 @@
 //!
 //! The reader only parses and hands on; it never touches the disk, so pings are answered while a
 //! disk is slow. A dispatcher and its workers apply, one thread writes stages, one reads the bases
-//! they share content with, two list, two hash files, one writes to the link. This thread watches over them. When the link ends, what was not begun is
+//! they share content with, two list, two hash files, one sweeps the trash, one writes to the link. This thread watches over them. When the link ends, what was not begun is
 //! dropped, what runs finishes, and the lock is released last.
 
 use std::io::{Read, Write};
@@ -25,6 +25,7 @@ use crate::meta::xattr::{self, At};
 use crate::order::{Applier, Fuse, Orders, Work, no_root};
 use crate::outbox::{Ack, Outbox};
 use crate::stage::Names;
+use crate::trash::{self, Trash};
 
 pub(crate) mod gauge;
 mod hashes;
@@ -188,8 +189,8 @@ pub fn serve(
         && let Some(root) = &root
     {
         // Where the kernel has no Landlock, resolving beneath the root is the only wall.
-        let _ =
-            crate::confine::confine(root, options.cache.as_deref()).map_err(ServeError::Confine)?;
+        let _ = crate::confine::confine(root, options.cache.as_deref(), hello.trash.is_some())
+            .map_err(ServeError::Confine)?;
     }
     let welcome = Welcome {
         agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -231,6 +232,7 @@ fn ground(
         names: Names::new(u32::from_le_bytes([a, b, c, d])),
         fsync: hello.fsync,
         inplace: hello.inplace,
+        trash: hello.trash.as_ref().map(Trash::new),
         pours: Default::default(),
         umask: options.umask,
         process_umask: meta::current_umask(),
@@ -327,6 +329,14 @@ impl Link {
             },
         };
         let applying = self.ground.clone().filter(|_| self.applies);
+        let (sweeps, no_more) = crossbeam_channel::bounded(0);
+        if let Some(ground) = applying.clone().filter(|ground| ground.trash.is_some()) {
+            threads.push(spawn("trash", move || {
+                if let Some(trash) = &ground.trash {
+                    trash::sweep(&ground, trash, &no_more);
+                }
+            })?);
+        }
         {
             let (ground, outbox) = (applying.clone(), self.outbox.clone());
             threads
@@ -386,7 +396,7 @@ impl Link {
         let _ = pieces.send(Piece::End);
         let _ = sought.send(Sought::End);
         let _ = orders.send(Orders::Finish);
-        drop((asks, pieces, sought, weigh, orders));
+        drop((asks, pieces, sought, weigh, orders, sweeps));
         for thread in threads {
             // A panic was told by the thread's guard.
             let _ = thread.join();

@@ -78,7 +78,7 @@ impl Names {
     /// Does something to a name in a directory without a trace in the directory's own time. The
     /// stage of a large file may stand in a directory that has its times already, and which nobody
     /// will set again on its account: one above, or one that its file has left meanwhile.
-    fn quietly<T>(&self, dir: BorrowedFd<'_>, change: impl FnOnce() -> T) -> T {
+    pub(crate) fn quietly<T>(&self, dir: BorrowedFd<'_>, change: impl FnOnce() -> T) -> T {
         let _times = self.times();
         let before = rustix::fs::fstat(dir);
         let changed = change();

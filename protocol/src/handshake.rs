@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, Holds, Wanted};
 use crate::message::{NEWEST, OLDEST};
+use crate::path::{RelPath, is_stage_name};
 
 /// What each end says first: recognises 7-bit and line-ending conversions, like PNG's.
 pub const MAGIC: [u8; 8] = *b"\xc7lsync\r\n";
@@ -58,6 +59,23 @@ pub struct Standing {
     pub upwards: Vec<Identity>,
 }
 
+/// Where the target keeps what would be lost: what is removed and what is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trash {
+    /// The directory, a name in the root.
+    pub dir: RelPath,
+    /// For how many seconds what is there is kept at least; without, for ever.
+    pub age: Option<u64>,
+}
+
+impl Trash {
+    /// Can it be one: a single name in the root, and no temporary one?
+    #[must_use]
+    pub fn valid(&self) -> bool {
+        self.dir.depth() == 1 && !is_stage_name(self.dir.as_bytes())
+    }
+}
+
 /// The source's greeting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -81,6 +99,8 @@ pub struct Hello {
     pub fsync: bool,
     /// A file that is there is written into, and not replaced.
     pub inplace: bool,
+    /// What is removed or replaced is moved there.
+    pub trash: Option<Trash>,
     /// Where the source stands.
     pub standing: Standing,
 }

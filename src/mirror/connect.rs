@@ -127,6 +127,7 @@ impl Greeting {
             wanted: super::wanted(attributes),
             fsync: config.fsync,
             inplace: config.inplace,
+            trash: config.trash.clone(),
             standing: Standing { boot, upwards },
         })
     }

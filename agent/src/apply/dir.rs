@@ -15,6 +15,7 @@ use crate::fault::Call;
 use crate::meta;
 use crate::root::{PATH_DIR, Root};
 use crate::stage::Fresh;
+use crate::trash::Aside;
 use crate::walk;
 
 /// What our own permission needs to be to work in a directory.
@@ -208,7 +209,7 @@ impl Hand {
                 Some(_) => {}
             }
             hand.ground.fault(Call::Remove, path)?;
-            hand.unlink(at, name, kind)
+            hand.unlink(at, name, path, kind).map(drop)
         });
         match done {
             Err(Stop::Say(Outcome::NoParent)) => Err(Outcome::Missing.into()),
@@ -220,10 +221,20 @@ impl Hand {
         }
     }
 
-    /// Removes a name; of a directory, what is dead in it too.
-    pub(super) fn unlink(&mut self, at: usize, name: &[u8], kind: Kind) -> Result<(), Stop> {
+    /// Removes a name; of a directory, what is dead in it too. Says where it is kept, if it is.
+    pub(super) fn unlink(
+        &mut self,
+        at: usize,
+        name: &[u8],
+        path: &RelPath,
+        kind: Kind,
+    ) -> Result<Option<Aside>, Stop> {
         let parent = self.parents[at].fd.clone();
         let is_dir = kind == Kind::Dir;
+        if !is_dir && let Some(aside) = self.discard(&parent, name, path)? {
+            self.touch(&parent);
+            return Ok(Some(aside));
+        }
         let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let mut done = rustix::fs::unlinkat(&parent, name, flags);
         if let Err(Errno::NOTEMPTY | Errno::EXIST) = done
@@ -235,7 +246,7 @@ impl Hand {
         match done {
             Ok(()) => {
                 self.touch(&parent);
-                Ok(())
+                Ok(None)
             }
             Err(Errno::NOENT) => Err(Outcome::Missing.into()),
             Err(Errno::NOTEMPTY | Errno::EXIST) if is_dir => Err(Outcome::NotEmpty.into()),

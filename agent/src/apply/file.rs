@@ -124,9 +124,14 @@ impl Hand {
         path: &RelPath,
         name: &[u8],
     ) -> Result<(), Stop> {
-        self.ground.fault(Call::Place, path)?;
         let dir = self.parents[at].fd.clone();
-        match fresh.place(dir.as_fd(), name) {
+        let aside = self.set_aside(&dir, name, path, None)?;
+        let fault = self.ground.fault(Call::Place, path);
+        let placed = fault.and_then(|()| fresh.place(dir.as_fd(), name));
+        if let (Err(_), Some(aside)) = (placed, aside) {
+            aside.undo(&dir, name);
+        }
+        match placed {
             Ok(()) => {
                 self.touch(&dir);
                 Ok(())

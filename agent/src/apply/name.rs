@@ -50,7 +50,24 @@ impl Hand {
                 self.touch(&old_dir);
                 return Ok(());
             }
-            match self.rename_in(&old_dir, from_name, &new_dir, to_name, from, to, &now) {
+            let aside = match kind {
+                // Over a directory, which is empty, or nothing.
+                Kind::Dir => Ok(None),
+                _ => self.set_aside(&new_dir, to_name, to, Some(now.identity())),
+            };
+            let done = match aside {
+                Err(Stop::Errno(error)) => Err(error),
+                Err(say) => return Err(say),
+                Ok(aside) => {
+                    let done =
+                        self.rename_in(&old_dir, from_name, &new_dir, to_name, from, to, &now);
+                    if let (Err(_), Some(aside)) = (done, aside) {
+                        aside.undo(&new_dir, to_name);
+                    }
+                    done
+                }
+            };
+            match done {
                 Err(Errno::ACCESS) if !opened => {
                     // Both, whichever of them it was.
                     opened = true;
@@ -160,12 +177,13 @@ impl Hand {
             };
             // Anything but a directory gives way to anything but a directory in one rename.
             let in_the_way = old == Kind::Dir || matches!(new, Op::MakeDir { .. });
+            let mut aside = None;
             if there.is_some() && in_the_way {
                 hand.ground.fault(Call::Remove, path)?;
-                match hand.unlink(at, name, old) {
-                    Err(Stop::Say(Outcome::Missing)) => {}
+                aside = match hand.unlink(at, name, path, old) {
+                    Err(Stop::Say(Outcome::Missing)) => None,
                     done => done?,
-                }
+                };
                 if old == Kind::Dir {
                     // The directory's own record goes; what was made for the new one stays.
                     if !matches!(new, Op::MakeDir { .. }) {
@@ -173,7 +191,12 @@ impl Hand {
                     }
                 }
             }
-            hand.place(at, staged, path, name)?;
+            if let Err(stop) = hand.place(at, staged, path, name) {
+                if let Some(aside) = aside {
+                    aside.undo(&hand.parents[at].fd, name);
+                }
+                return Err(stop);
+            }
             if let Some(linked) = &linked {
                 hand.linked_now(at, name, linked);
             }

@@ -82,6 +82,7 @@ impl World {
             },
             fsync: false,
             inplace: false,
+            trash: None,
             standing: Standing { boot: [0; 16], upwards: Vec::new() },
         }
     }
