@@ -23,6 +23,7 @@ mod rule;
 
 use local::Local;
 use merge::DirMerge;
+use rule::{Modifiers, Sides};
 
 pub use local::DirRules;
 pub use merge::{Above, CvsIgnore, Nothing, Outside};
@@ -125,6 +126,24 @@ impl Filter {
         if !inner.is_empty() {
             self.above.push(b'/');
         }
+        self
+    }
+
+    /// This name in the root is no part of the mirror, whatever the rules say: it is neither sent nor
+    /// deleted.
+    #[must_use]
+    pub fn without(mut self, name: &[u8], origin: Origin) -> Filter {
+        let wild = |b: &u8| b"*?[".contains(b);
+        let mut pattern = b"/".to_vec();
+        for byte in name {
+            // A backslash means itself where nothing else means something.
+            if wild(byte) || *byte == b'\\' && name.iter().any(wild) {
+                pattern.push(b'\\');
+            }
+            pattern.push(*byte);
+        }
+        let rule = Rule::new(false, Sides::Both, Modifiers::default(), &pattern, origin);
+        self.lines.insert(0, Line::Rule(rule));
         self
     }
 
@@ -383,6 +402,26 @@ mod tests {
         {
             assert_eq!(says(&rules, name), before, "{name}");
             assert_eq!(says(&rules.clone().delete_excluded(true), name), after, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_left_out_whatever_the_rules_say() {
+        for name in [".trash", "a*b", "[x]", "a\\b", "a\\*", "-x !"] {
+            let rules = filter(&["!", "+ *", "R *"]).delete_excluded(true);
+            let rules = rules.without(name.as_bytes(), Origin::given("--trash"));
+            for (path, expected) in [
+                (name.to_owned(), "--"),
+                (format!("{name}/"), "--"),
+                (format!("{name}/a"), "--"),
+                (format!("d/{name}"), "sd"),
+                ("axb".to_owned(), "sd"),
+                ("x".to_owned(), "sd"),
+            ] {
+                assert_eq!(says(&rules, &path), expected, "{name}: {path}");
+            }
+            let again = Filter::parse(rules.texts()).unwrap().delete_excluded(true);
+            assert_eq!(says(&again, name), "--", "{name}");
         }
     }
 

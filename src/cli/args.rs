@@ -205,6 +205,11 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     pub(super) allow_empty: bool,
 
+    /// The trash of the mirror, a directory of this name in TARGET: not compared, and with --heal
+    /// what is deleted and what is replaced is moved there
+    #[arg(long, value_name = "DIR")]
+    pub(super) trash: Option<OsString>,
+
     #[command(flatten)]
     pub(super) rules: RuleArgs,
     #[command(flatten)]
@@ -264,8 +269,24 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) mkpath: bool,
 
-    #[arg(long, value_name = "DIR", help = later!("Move what is deleted or replaced to DIR on the target"))]
+    #[command(flatten)]
+    pub(super) trash: TrashArgs,
+}
+
+/// Where what would be lost is kept.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Running")]
+pub(super) struct TrashArgs {
+    /// Move what is deleted and what is replaced to the directory of this name in TARGET, such as
+    /// .trash, instead of losing it: to DIR/HOUR/PATH, where HOUR is 2026-11-23T10, in UTC. It is no
+    /// part of the mirror; give it each time, or it is deleted as what the source does not have
+    #[arg(long, value_name = "DIR")]
     pub(super) trash: Option<OsString>,
+
+    /// Remove from the trash what has been there for longer: 30d, 12h, 2w, or seconds [default: for
+    /// ever]
+    #[arg(long, value_name = "AGE")]
+    pub(super) trash_age: Option<String>,
 }
 
 /// `--watch`.

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use lsync_protocol::handshake::Trash;
+use lsync_protocol::path::RelPath;
 use lsync_protocol::xattr::Classes;
 
 use crate::config::mapping::{Chmod, Mapping, OwnerMap};
 
 use super::args::{
-    AgentArgs, DaemonArgs, OutputArgs, PushArgs, ReachArgs, RunArgs, VerifyArgs, Watch, When,
+    AgentArgs, DaemonArgs, OutputArgs, PushArgs, ReachArgs, RunArgs, TrashArgs, VerifyArgs, Watch,
+    When,
 };
 use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
 use crate::config::target::{BadTarget, rsync_daemon};
@@ -20,6 +23,7 @@ use crate::config::{
     Verify, WatchChoice, guard, value,
 };
 use crate::error::{Error, Result};
+use crate::filter::Origin;
 
 /// What `push` is asked to do.
 pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Result<Invocation> {
@@ -30,6 +34,11 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
     let filter = rules::filter(matches, &source, world)?
         .delete_excluded(args.rules.delete_excluded)
         .at_root(source.as_os_str().as_bytes());
+    let trash = trash(args)?;
+    let filter = match &trash {
+        Some(trash) => filter.without(trash.dir.as_bytes(), Origin::given("--trash")),
+        None => filter,
+    };
     let run = &args.run;
     let rescan = match optional("--rescan", run.rescan.as_deref(), value::seconds)? {
         None => Some(crate::config::DEFAULT_RESCAN),
@@ -78,6 +87,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         checksum: args.transfer.checksum,
         fsync: args.transfer.fsync,
         inplace: args.transfer.inplace,
+        trash,
         rescan,
         verify_every,
         watch,
@@ -142,6 +152,7 @@ pub(super) fn verify(args: VerifyArgs, matches: &ArgMatches, world: &World) -> R
             delete: args.delete,
             max_delete: args.max_delete,
             allow_empty: args.allow_empty,
+            trash: TrashArgs { trash: args.trash, trash_age: None },
             ..RunArgs::default()
         },
         rules: args.rules,
@@ -192,7 +203,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
             "--verify-every with rsync",
             "--checksum with --rescan has rsync compare by content",
         ),
-        (args.run.trash.is_some(), "--trash", "--delete no keeps what the source no longer has"),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
         (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
         (args.daemon.control.is_some(), "--control", ""),
@@ -203,6 +213,31 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
         Some((_, option, hint)) => Err(not_yet(option).hint(hint)),
         None => Ok(()),
     }
+}
+
+/// Where what would be lost is kept: a name in the target, so that it is on the same file system and
+/// beneath the root.
+fn trash(args: &PushArgs) -> Result<Option<Trash>> {
+    let TrashArgs { trash, trash_age } = &args.run.trash;
+    let age = optional("--trash-age", trash_age.as_deref(), value::age)?;
+    let Some(dir) = trash else {
+        return match age {
+            Some(_) => Err(Error::usage("--trash-age does nothing without --trash")
+                .hint("--trash DIR says where what is deleted and replaced is kept")),
+            None => Ok(None),
+        };
+    };
+    if args.transfer.inplace {
+        return Err(Error::usage("--trash cannot keep what --inplace writes over")
+            .hint("leave out one of --trash and --inplace"));
+    }
+    let bytes = dir.as_bytes();
+    let name = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    let trash = RelPath::new(name).map(|dir| Trash { dir, age }).ok().filter(Trash::valid);
+    trash.map(Some).ok_or_else(|| {
+        Error::usage(format!("bad --trash '{}': not a name in TARGET", shown(dir)))
+            .hint("what is moved there stays on the same file system: --trash .trash, say")
+    })
 }
 
 /// What owners and permissions become. What is not carried cannot become anything.

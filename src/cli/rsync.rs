@@ -95,6 +95,10 @@ fn mirror(args: &PushArgs, base: &MirrorConfig, name: &str, target: &OsStr) -> R
         let what = format!("{option} does not go with --rsync: rsync needs no agent");
         return Err(Error::usage(what).hint(format!("leave out --rsync, or {option}")));
     }
+    if base.trash.is_some() {
+        let what = "--trash does not go with rsync, which keeps one version of a name and no more";
+        return Err(Error::usage(what).hint("leave out --trash; with the agent there is one"));
+    }
     if base.filter.reads_directories() {
         let what = "rules that are read in each directory do not go with rsync as the carrier yet";
         return Err(

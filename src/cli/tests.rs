@@ -246,7 +246,6 @@ fn what_is_not_there_yet_says_so() {
     let place = place();
     for (line, option) in [
         (&["-L"][..], "--copy-links"),
-        (&["--trash", "x"], "--trash"),
         (&["--control", "x"], "--control"),
         (&["--metrics", "x"], "--metrics"),
         (&["--watch", "fanotify"], "--watch fanotify"),
@@ -261,6 +260,45 @@ fn what_is_not_there_yet_says_so() {
     }
     let (text, ..) = place.error(&["agent", "authorize"]);
     assert_eq!(text, "lsyncd agent authorize is not there yet");
+}
+
+#[test]
+fn the_trash_is_a_name_in_the_target() {
+    let place = place();
+    let trash = |line: &[&str]| {
+        let trash = place.mirror(line).trash.unwrap();
+        (trash.dir.to_string(), trash.age)
+    };
+    assert_eq!(trash(&["--trash", ".trash"]), (".trash".into(), None));
+    assert_eq!(trash(&["--trash=t/", "--trash-age=2h"]), ("t".into(), Some(7200)));
+    assert_eq!(place.mirror(&[]).trash, None);
+    let mirror = place.mirror(&["--trash", "t", "--filter=!", "--include=t", "--delete-excluded"]);
+    let verdict = |path: &str| {
+        let path = lsync_protocol::path::RelPath::new(path.as_bytes()).unwrap();
+        mirror.filter.verdict_deep(&path, false)
+    };
+    for path in ["t", "t/x"] {
+        assert!(!verdict(path).sent && !verdict(path).deletable, "{path}");
+    }
+    assert!(verdict("d/t").sent && verdict("d/t").deletable);
+    for bad in ["", "/", "/x", "x/y", "..", ".", "./x", "x/..", ".lsync-00000001-00000001"] {
+        let (text, hint) = place.refused(&["--trash", bad]);
+        assert_eq!(text, format!("bad --trash '{bad}': not a name in TARGET"));
+        assert!(hint.contains("--trash .trash"), "{hint}");
+    }
+    for (line, text) in [
+        (&["--trash-age=1d"][..], "--trash-age does nothing without --trash"),
+        (&["--trash=t", "--inplace"], "--trash cannot keep what --inplace writes over"),
+        (
+            &["--trash=t", "--rsync"],
+            "--trash does not go with rsync, which keeps one version of a name and no more",
+        ),
+        (&["--trash=t", "--trash-age=0"], "bad --trash-age '0': nothing is kept for no time"),
+    ] {
+        let (said, hint) = place.refused(line);
+        assert_eq!(said, text);
+        assert!(!hint.is_empty());
+    }
 }
 
 #[test]
@@ -637,7 +675,8 @@ fn agents_help_version_and_the_rest() {
         "--max-size",
         "--inplace",
         "--fsync",
-        "--trash",
+        "--trash <DIR>",
+        "--trash-age",
         "--bwlimit",
         "--compress",
         "-p, --port",

@@ -25,6 +25,25 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time that something is kept: seconds, or with `m` (minutes), `h`, `d` or `w` behind them; in whole
+/// seconds, rounded up.
+///
+/// # Errors
+/// Says what is expected. Nothing is kept for no time.
+pub fn age(text: &str) -> Result<u64, String> {
+    let table = [('s', 1.0), ('m', 60.0), ('h', 3600.0), ('d', 86_400.0), ('w', 604_800.0)];
+    let unit =
+        table.into_iter().find_map(|(letter, unit)| Some((text.strip_suffix(letter)?, unit)));
+    let (number, unit) = unit.unwrap_or((text, 1.0));
+    let number = seconds(number)
+        .map_err(|_| "not a time such as 30d, 12h, 2w, or a number of seconds".to_owned())?;
+    match (number.as_secs_f64() * unit).ceil() {
+        0.0 => Err("nothing is kept for no time".to_owned()),
+        age if age <= MAX_SECONDS => Ok(age as u64),
+        _ => Err("more than thirty years; for ever is without it".to_owned()),
+    }
+}
+
 /// A size as rsync's `--max-size` takes it: bytes, or with `K`, `M`, `G`, `T`, `P` (1024), `KB`,
 /// `MB` … (1000), `KiB` … (1024); fractions, and `+1` or `-1` at the end.
 ///
@@ -178,6 +197,21 @@ mod tests {
             let error = seconds(text).unwrap_err();
             assert_eq!(error, "not a number of seconds, such as 10 or 0.5", "{text}");
         }
+    }
+
+    #[test]
+    fn ages_have_units() {
+        let table =
+            [("30d", 2_592_000), ("12h", 43_200), ("2w", 1_209_600), ("90", 90), ("1.5m", 90)];
+        for (text, seconds) in table.into_iter().chain([("7s", 7), (".1", 1)]) {
+            assert_eq!(age(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "d", "1dd", "1 d", "-1d", "1y", "1D", "d1", "1e3", "inf", "1dh"] {
+            let error = age(text).unwrap_err();
+            assert_eq!(error, "not a time such as 30d, 12h, 2w, or a number of seconds", "{text}");
+        }
+        assert_eq!(age("0d").unwrap_err(), "nothing is kept for no time");
+        assert_eq!(age("99999w").unwrap_err(), "more than thirty years; for ever is without it");
     }
 
     #[test]
