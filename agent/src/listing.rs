@@ -103,6 +103,10 @@ fn list(
     terms: &Terms,
     cwd: Option<&OwnCwd>,
 ) -> bool {
+    // It is no part of the mirror.
+    if ground.trash.as_ref().is_some_and(|trash| dir.is_at_or_under(trash.dir())) {
+        return outbox.listing(Message::NoList { request, why: NoList::Missing }, 256);
+    }
     let why = match walk::list_from(&ground.root, dir, cwd) {
         Ok(mut listing) => {
             if let Some(trash) = ground.trash.as_ref().filter(|_| dir.is_root()) {

@@ -83,7 +83,7 @@ impl Trash {
     }
 
     /// Gives what stands under a name a second one in the trash, so that something else can take its
-    /// place in one step. Where that cannot be, it moves there: until then nothing has its name.
+    /// place in one step.
     pub(crate) fn link(
         &self,
         root: &Root,
@@ -91,20 +91,14 @@ impl Trash {
         places: &mut Places,
         (dir, name, path): (&OwnedFd, &[u8], &RelPath),
     ) -> Result<Aside, Errno> {
-        let linked = self.put(root, names, places, path, |to, free| {
+        let (dir, name) = self.put(root, names, places, path, |to, free| {
             rustix::fs::linkat(dir, name, to, free, AtFlags::empty())
-        });
-        match linked {
-            // A file system without links, or a kernel that protects files of others from them.
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK | Errno::INVAL) => {
-                self.shift(root, names, places, (dir, name, path))
-            }
-            linked => linked.map(|(dir, name)| Aside { dir, name, moved: false }),
-        }
+        })?;
+        Ok(Aside { dir, name, moved: false })
     }
 
     /// Moves what stands under a name to the trash.
-    pub(crate) fn shift(
+    pub(crate) fn take(
         &self,
         root: &Root,
         names: &Names,

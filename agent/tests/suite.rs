@@ -15,6 +15,7 @@ mod suite {
     mod peer;
     mod process;
     mod stages;
+    mod trash;
     mod unprivileged;
     mod versions;
 }

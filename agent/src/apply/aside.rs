@@ -12,14 +12,8 @@ use rustix::io::Errno;
 use super::{Hand, Stop};
 use crate::fault::Call;
 use crate::meta;
-use crate::root::Root;
-use crate::stage::Names;
-use crate::trash::{Aside, Places, Trash};
+use crate::trash::{Aside, Trash};
 use crate::trouble::{bounded, trouble};
-
-/// How a thing gets to the trash.
-type Way =
-    fn(&Trash, &Root, &Names, &mut Places, (&OwnedFd, &[u8], &RelPath)) -> Result<Aside, Errno>;
 
 impl Hand {
     /// Something is about to take the place of what has this name, which is kept: it stays there
@@ -37,11 +31,26 @@ impl Hand {
         match meta::stat_name(dir, name) {
             Err(Errno::NOENT) => Ok(None),
             Ok(now) if now.kind == Kind::Dir || Some(now.identity()) == same => Ok(None),
-            Ok(_) => match self.keep(dir, name, path, Trash::link) {
-                // It went by itself.
-                Err(Stop::Say(Outcome::Missing)) => Ok(None),
-                kept => kept,
-            },
+            Ok(_) => {
+                let linked = self.keep(path, |hand, trash| {
+                    hand.ground.fault(Call::Link, path)?;
+                    let Hand { ground, places, .. } = hand;
+                    trash.link(&ground.root, &ground.names, places, (dir, name, path))
+                });
+                let kept = match linked {
+                    // A file system without links, or a kernel that protects files of others: then
+                    // nothing has the name for a moment.
+                    Err(
+                        Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK | Errno::INVAL,
+                    ) => self.move_to_trash(dir, name, path),
+                    linked => linked,
+                };
+                match self.said_of(kept, dir, name) {
+                    // It went by itself.
+                    Err(Stop::Say(Outcome::Missing)) => Ok(None),
+                    kept => kept,
+                }
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -56,60 +65,68 @@ impl Hand {
         if self.ground.trash.is_none() {
             return Ok(None);
         }
-        self.keep(dir, name, path, Trash::shift)
+        let moved = self.move_to_trash(dir, name, path);
+        self.said_of(moved, dir, name)
     }
 
-    fn keep(
+    fn move_to_trash(
         &mut self,
         dir: &OwnedFd,
         name: &[u8],
         path: &RelPath,
-        way: Way,
-    ) -> Result<Option<Aside>, Stop> {
+    ) -> Result<Aside, Errno> {
+        self.keep(path, |hand, trash| {
+            let Hand { ground, places, .. } = hand;
+            trash.take(&ground.root, &ground.names, places, (dir, name, path))
+        })
+    }
+
+    /// Keeps something; the root may lack our own permission to make the trash in it.
+    fn keep(
+        &mut self,
+        path: &RelPath,
+        keep: impl Fn(&mut Hand, &Trash) -> Result<Aside, Errno>,
+    ) -> Result<Aside, Errno> {
         let ground = self.ground.clone();
-        let Some(trash) = &ground.trash else { return Ok(None) };
-        let mut keep = || {
-            ground.fault(Call::Trash, path)?;
-            way(trash, &ground.root, &ground.names, &mut self.places, (dir, name, path))
-        };
-        let mut kept = keep();
-        // The root may lack our own permission to make the trash in it.
-        if let Err(Errno::ACCESS) = kept
-            && ground.opened.open_up(&ground.root, b"")
-        {
-            kept = keep();
+        let trash = ground.trash.as_ref().ok_or(Errno::INVAL)?;
+        ground.fault(Call::Trash, path)?;
+        match keep(self, trash) {
+            Err(Errno::ACCESS) if ground.opened.open_up(&ground.root, b"") => keep(self, trash),
+            kept => kept,
         }
+    }
+
+    /// What is to be said of it.
+    fn said_of(
+        &mut self,
+        kept: Result<Aside, Errno>,
+        dir: &OwnedFd,
+        name: &[u8],
+    ) -> Result<Option<Aside>, Stop> {
+        let gone = || meta::stat_name(dir, name).is_err_and(|error| error == Errno::NOENT);
         match kept {
             Ok(aside) => {
                 self.touch(aside.dir());
                 Ok(Some(aside))
             }
-            Err(Errno::NOENT)
-                if meta::stat_name(dir, name).is_err_and(|error| error == Errno::NOENT) =>
-            {
-                Err(Outcome::Missing.into())
-            }
+            Err(Errno::NOENT) if gone() => Err(Outcome::Missing.into()),
             // They may be about the name itself: then there are ways, or better words.
             Err(error @ (Errno::ACCESS | Errno::PERM)) => Err(error.into()),
-            Err(error) => Err(not_kept(trash, error)),
+            Err(error) => Err(self.not_kept(error)),
         }
     }
-}
 
-/// The problem of a path that would be lost.
-fn not_kept(trash: &Trash, error: Errno) -> Stop {
-    let Trouble { errno, text } = trouble(error);
-    let dir = trash.dir();
-    let text = match error {
-        Errno::XDEV => format!(
-            "it is on another file system than the trash {dir}, which cannot keep it; \
-             leave it out by --exclude, or mirror that file system by itself"
-        ),
-        // The path is that of something else in there.
-        Errno::NOTDIR | Errno::LOOP => {
-            format!("the trash {dir} cannot keep it: something there is no directory")
-        }
-        _ => format!("the trash {dir} cannot keep it: {text}"),
-    };
-    Outcome::Problem(Trouble { errno, text: bounded(text) }).into()
+    /// The problem of a path that would be lost.
+    fn not_kept(&self, error: Errno) -> Stop {
+        let Trouble { errno, text } = trouble(error);
+        let dir = self.ground.trash.as_ref().map_or_else(String::new, |t| t.dir().to_string());
+        let text = match error {
+            Errno::XDEV => format!(
+                "it is on another file system than the trash {dir}, which cannot keep it; \
+                 leave it out by --exclude, or mirror that file system by itself"
+            ),
+            _ => format!("the trash {dir} cannot keep it: {text}"),
+        };
+        Outcome::Problem(Trouble { errno, text: bounded(text) }).into()
+    }
 }
