@@ -61,6 +61,8 @@ mod rules;
 mod signals;
 #[path = "push/steady.rs"]
 mod steady;
+#[path = "push/trash.rs"]
+mod trash;
 
 /// How the target is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
