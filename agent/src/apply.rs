@@ -19,7 +19,7 @@ use crate::fault::{Call, Faults};
 use crate::meta::{self, Kept, Stat};
 use crate::root::{PATH_DIR, Root};
 use crate::stage::{Names, Stage, Versions};
-use crate::trash::{Places, Trash};
+use crate::trash::{self, Places, Trash};
 use crate::trouble::{bounded, problem, said, trouble};
 
 mod append;
@@ -43,6 +43,8 @@ pub(crate) struct Ground {
     pub(crate) inplace: bool,
     /// What would be lost goes there.
     pub(crate) trash: Option<Trash>,
+    /// Directories of the root that are no part of the mirror: the trash, and what once was one.
+    pub(crate) apart: Vec<RelPath>,
     /// Which files are being written into.
     pub(crate) pours: inplace::Pours,
     /// What new things without a given mode do not get.
@@ -183,10 +185,8 @@ impl Hand {
             self.generation = generation;
             self.parents.clear();
         }
-        if let Some(trash) = &self.ground.trash
-            && trash.is_reached_by(op)
-        {
-            let text = format!("{} is the trash, and no part of the mirror", trash.dir());
+        if let Some(trash) = self.ground.apart.iter().find(|dir| trash::reaches(op, dir)) {
+            let text = format!("{trash} is a trash, and no part of the mirror");
             return Some(Outcome::Problem(said(text)));
         }
         let done = match op {

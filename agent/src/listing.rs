@@ -104,13 +104,13 @@ fn list(
     cwd: Option<&OwnCwd>,
 ) -> bool {
     // It is no part of the mirror.
-    if ground.trash.as_ref().is_some_and(|trash| dir.is_at_or_under(trash.dir())) {
+    if ground.apart.iter().any(|apart| dir.is_at_or_under(apart)) {
         return outbox.listing(Message::NoList { request, why: NoList::Missing }, 256);
     }
     let why = match walk::list_from(&ground.root, dir, cwd) {
         Ok(mut listing) => {
-            if let Some(trash) = ground.trash.as_ref().filter(|_| dir.is_root()) {
-                let name = trash.dir().as_bytes();
+            for apart in ground.apart.iter().filter(|_| dir.is_root()) {
+                let name = apart.as_bytes();
                 listing.entries.retain(|named| *named.name != *name);
                 listing.unknown.retain(|(unknown, _)| **unknown != *name);
             }

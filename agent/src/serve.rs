@@ -227,8 +227,11 @@ fn ground(
 ) -> Arc<Ground> {
     let [a, b, c, d, ..] = hello.mirror;
     let (outbox, lost) = (outbox.clone(), outbox.clone());
+    let mut apart = trash::found(&root);
+    apart.extend(hello.trash.iter().map(|trash| trash.dir.clone()));
     Arc::new(Ground {
         root,
+        apart,
         names: Names::new(u32::from_le_bytes([a, b, c, d])),
         fsync: hello.fsync,
         inplace: hello.inplace,

@@ -8,6 +8,7 @@
 //! Moving a thing keeps all its attributes. Nothing in here is part of the mirror: listings hide it,
 //! and no operation reaches it.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,22 +17,25 @@ use lsync_protocol::entry::{Kind, Meta};
 use lsync_protocol::handshake;
 use lsync_protocol::message::Op;
 use lsync_protocol::path::{MAX_NAME, RelPath};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, RenameFlags};
 use rustix::io::Errno;
 
 use crate::meta;
 use crate::root::{PATH_DIR, Root};
 use crate::stage::Names;
 
+mod mark;
 mod stamp;
 mod sweep;
 
+pub(crate) use mark::found;
 pub(crate) use sweep::run as sweep;
 
 /// Directories of ours, which nobody else is to read.
 const OURS: Mode = Mode::RWXU;
 /// How often a name that was taken meanwhile is answered by the next one.
 const TRIES: u32 = 64;
+const BUFFER: usize = 32 * 1024;
 /// How many directories of it are kept open.
 const KEPT: usize = 8;
 
@@ -67,19 +71,6 @@ impl Trash {
     /// Its name in the root.
     pub(crate) fn dir(&self) -> &RelPath {
         &self.dir
-    }
-
-    /// Would this operation reach into it?
-    pub(crate) fn is_reached_by(&self, op: &Op) -> bool {
-        let op = match op {
-            Op::Replace { new, .. } => &**new,
-            op => op,
-        };
-        let from = match op {
-            Op::Rename { from, .. } | Op::Link { from, .. } => Some(from),
-            _ => None,
-        };
-        [Some(op.path()), from].into_iter().flatten().any(|path| path.is_at_or_under(&self.dir))
     }
 
     /// Gives what stands under a name a second one in the trash, so that something else can take its
@@ -183,6 +174,9 @@ impl Trash {
         };
         at = ours(&at, name, made)?;
         let made = rustix::fs::mkdirat(&at, stamp, OURS);
+        if made.is_ok() {
+            mark::put(&at)?;
+        }
         at = ours(&at, stamp.as_bytes(), made)?;
         for (from, name) in components(parent) {
             at = self.enter(root, &at, name, &parent[..from + name.len()])?;
@@ -232,6 +226,37 @@ impl Aside {
             rustix::fs::unlinkat(&self.dir, &*self.name, AtFlags::empty())
         };
     }
+}
+
+/// Would this operation reach into this directory?
+pub(crate) fn reaches(op: &Op, dir: &RelPath) -> bool {
+    let op = match op {
+        Op::Replace { new, .. } => &**new,
+        op => op,
+    };
+    let from = match op {
+        Op::Rename { from, .. } | Op::Link { from, .. } => Some(from),
+        _ => None,
+    };
+    [Some(op.path()), from].into_iter().flatten().any(|path| path.is_at_or_under(dir))
+}
+
+/// Does something for each name in a directory.
+fn each(dir: &OwnedFd, mut act: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
+    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER);
+    let buffer: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
+    let mut names = RawDir::new(dir.as_fd(), buffer);
+    while let Some(next) = names.next() {
+        match next {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+            Ok(next) => match next.file_name().to_bytes() {
+                b"." | b".." => {}
+                name => act(name)?,
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Seconds since 1970.
@@ -386,8 +411,7 @@ mod tests {
 
     #[test]
     fn what_reaches_into_it_is_known() {
-        let trash = Trash { dir: path("t"), age: None };
-        let kind = Kind::File;
+        let (trash, kind) = (path("t"), Kind::File);
         let rename = |from: &str, to: &str| Op::Rename {
             from: path(from),
             to: path(to),
@@ -412,10 +436,10 @@ mod tests {
             replace(link("t/x", "y")),
             replace(link("y", "t")),
         ] {
-            assert!(trash.is_reached_by(&op), "{op:?}");
+            assert!(reaches(&op, &trash), "{op:?}");
         }
         for op in [remove("tt"), remove("a/t"), rename("a", "b"), replace(link("a", "b"))] {
-            assert!(!trash.is_reached_by(&op), "{op:?}");
+            assert!(!reaches(&op, &trash), "{op:?}");
         }
     }
 }

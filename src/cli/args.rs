@@ -279,7 +279,7 @@ pub(super) struct RunArgs {
 pub(super) struct TrashArgs {
     /// Move what is deleted and what is replaced to the directory of this name in TARGET, such as
     /// .trash, instead of losing it: to DIR/HOUR/PATH, where HOUR is 2026-11-23T10, in UTC. It is no
-    /// part of the mirror; give it each time, or it is deleted as what the source does not have
+    /// part of the mirror, and stays as it is when a later start does not name it
     #[arg(long, value_name = "DIR")]
     pub(super) trash: Option<OsString>,
 

@@ -2,16 +2,15 @@
 //! somebody put there stays.
 
 use std::cell::Cell;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
-use rustix::fs::{AtFlags, OFlags, RawDir};
+use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
-use super::{Trash, now, stamp};
+use super::{Trash, each, now, stamp};
 use crate::apply::Ground;
 use crate::meta::{self, Stat};
 use crate::root::{PATH_DIR, Root};
@@ -21,7 +20,6 @@ use crate::trouble::trouble;
 const EVERY: Duration = Duration::from_secs(900);
 /// So long it goes on after the last operation: links may be short.
 const GRACE: Duration = Duration::from_secs(2);
-const BUFFER: usize = 32 * 1024;
 
 /// Sweeps at once and now and then, until the other end of the channel is dropped.
 pub(crate) fn run(ground: &Ground, trash: &Trash, end: &Receiver<()>) {
@@ -171,24 +169,6 @@ fn open(root: &Root, path: &[u8]) -> Result<OwnedFd, Errno> {
 
 fn open_path(root: &Root, path: &[u8]) -> Result<OwnedFd, Errno> {
     root.open_at(path, PATH_DIR)
-}
-
-/// Does something for each name in a directory.
-fn each(dir: &OwnedFd, mut act: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
-    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER);
-    let buffer: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
-    let mut names = RawDir::new(dir.as_fd(), buffer);
-    while let Some(next) = names.next() {
-        match next {
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-            Ok(next) => match next.file_name().to_bytes() {
-                b"." | b".." => {}
-                name => act(name)?,
-            },
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

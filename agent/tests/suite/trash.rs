@@ -40,6 +40,9 @@ fn kept(world: &World) -> Kept {
     let Ok(hours) = fs::read_dir(world.at(".trash")) else { return found };
     for hour in hours {
         let top = hour.unwrap().path();
+        if !top.is_dir() {
+            continue;
+        }
         let mut todo = vec![top.clone()];
         while let Some(dir) = todo.pop() {
             for entry in fs::read_dir(dir).unwrap() {
@@ -69,7 +72,8 @@ fn these(all: &[(&str, &str)]) -> Kept {
 
 /// The directory of the hour in which something went.
 fn hour(world: &World) -> std::path::PathBuf {
-    fs::read_dir(world.at(".trash")).unwrap().next().unwrap().unwrap().path()
+    let names = fs::read_dir(world.at(".trash")).unwrap();
+    names.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap()
 }
 
 fn put(at: &str, content: &str) -> (Op, Vec<u8>) {
@@ -440,10 +444,31 @@ fn it_is_no_part_of_the_mirror() {
     ] {
         let shown = format!("{:?}", op.0);
         let Some(Outcome::Problem(trouble)) = one(&mut peer, op) else { panic!("{shown}") };
-        assert_eq!(trouble.text, ".trash is the trash, and no part of the mirror", "{shown}");
+        assert_eq!(trouble.text, ".trash is a trash, and no part of the mirror", "{shown}");
     }
     assert_eq!(kept(&world), these(&[("d/f", "old")]));
-    assert_eq!(fs::read_dir(world.at(".trash")).unwrap().count(), 1);
+    let names = fs::read_dir(world.at(".trash")).unwrap();
+    assert_eq!(names.count(), 2, "the hour, and what says that it is a trash");
+}
+
+#[test]
+fn it_stays_out_of_reach_when_nobody_speaks_of_it() {
+    let world = World::new();
+    stand(&world);
+    let mut peer = connect(&world);
+    assert_eq!(one(&mut peer, put("d/f", "new")), None);
+    assert!(peer.bye().is_ok());
+    let another = Some(Trash { dir: path("another"), age: Some(1) });
+    for trash in [None, another] {
+        let mut peer = world.connect_as(&Hello { trash, ..world.hello() });
+        let names: Vec<_> = peer.list("").unwrap().into_iter().map(|named| named.name).collect();
+        assert!(!names.contains(&b".trash"[..].into()), "{names:?}");
+        assert_eq!(peer.list(".trash").map(drop), Err(NoList::Missing));
+        let outcome = peer.op(remove(".trash", Kind::Dir));
+        assert!(matches!(outcome, Some(Outcome::Problem(_))), "{outcome:?}");
+        assert!(peer.bye().is_ok());
+    }
+    assert_eq!(kept(&world), these(&[("d/f", "old")]));
 }
 
 #[test]
@@ -493,7 +518,7 @@ fn what_is_too_old_goes_while_it_serves() {
     fs::create_dir_all(world.at(".trash/2020-01-01T00/a")).unwrap();
     assert!(world.connect_as(&hello).bye().is_ok());
     assert!(!world.at(".trash/2020-01-01T00").exists());
-    assert_eq!(fs::read_dir(world.at(".trash")).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(world.at(".trash")).unwrap().count(), 3);
 }
 
 /// A file of another file system beneath the root cannot be moved out of it.

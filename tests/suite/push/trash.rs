@@ -247,6 +247,11 @@ fn what_is_too_old_goes() {
         fs::remove_file(stage.s("f")).unwrap();
         stage.once(&["--trash", ".trash", "--trash-age", "1", "--allow-empty"]).fine();
         stage.once(&["--trash", ".trash", "--trash-age", "1d", "--allow-empty"]).fine();
-        assert_eq!(kept(&stage), these(&[("f", "1"), ("x", "x")]));
+        let all = these(&[("f", "1"), ("x", "x")]);
+        assert_eq!(kept(&stage), all);
+        // Forgetting to speak of it does not cost what it keeps.
+        stage.once(&["--allow-empty"]).fine();
+        stage.once(&["--allow-empty", "--trash", "another", "--delete-excluded"]).fine();
+        assert_eq!(kept(&stage), all);
     }
 }
