@@ -22,11 +22,13 @@ mod push;
 mod rsync;
 mod rules;
 pub mod two;
+mod why;
 
 use args::{AgentCommand, Cli, Command};
 
 pub use args::Generate;
 pub use generate::generate;
+pub use why::Question;
 
 /// What `--version` prints.
 pub const VERSION: &str = concat!("Version: ", env!("CARGO_PKG_VERSION"));
@@ -106,6 +108,8 @@ pub enum Invocation {
         /// What is said.
         output: Output,
     },
+    /// Say what decides about paths.
+    Why(Box<Question>),
     /// Put an agent on a host, or test it.
     Agent(Box<AgentVisit>),
     /// Do what Lsyncd 2 would do with this command line.
@@ -174,6 +178,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         Some(Command::Verify(verify)) => {
             let matches = matches.subcommand_matches("verify").unwrap_or(&matches);
             push::verify(*verify, matches, world)
+        }
+        Some(Command::Why(why)) => {
+            let matches = matches.subcommand_matches("why").unwrap_or(&matches);
+            why::why(&why, matches, world)
         }
         Some(Command::Agent(AgentCommand::Install(args))) => push::agent(true, &args, world),
         Some(Command::Agent(AgentCommand::Check(args))) => push::agent(false, &args, world),

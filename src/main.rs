@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lsyncd::carrier::action::ActionLog;
 use lsyncd::cli::legacy::CommandLine;
-use lsyncd::cli::{self, AgentVisit, Invocation, Output, World, two};
+use lsyncd::cli::{self, AgentVisit, Invocation, Output, Question, World, two};
 use lsyncd::config::settings::Settings;
 use lsyncd::config::{AnyMirror, Verify};
 use lsyncd::daemon::detach::{Detached, Report, detach};
@@ -16,6 +16,7 @@ use lsyncd::daemon::pidfile::PidFile;
 use lsyncd::daemon::two::{Reload, Setup, Told};
 use lsyncd::daemon::{self, PushOptions};
 use lsyncd::error::{Error, Exit, Result};
+use lsyncd::source::Source;
 use lsyncd::view::two::{LogOptions, Traces, TwoLog};
 use lsyncd::view::{self, LogFormat, Screen, Style, View};
 use tracing_subscriber::EnvFilter;
@@ -65,6 +66,7 @@ fn run(screen: &Screen) -> Result<u8> {
         Invocation::Push { mirrors, once, dry_run, verify, output } => {
             push(screen, mirrors, PushOptions { once, dry_run, verify }, output)
         }
+        Invocation::Why(question) => why(&question),
         Invocation::Agent(visit) => agent(screen, &visit),
         Invocation::Check(config) => {
             print(two::check(&two::load_file(&config, &world)?).as_bytes(), Exit::Done)
@@ -95,6 +97,14 @@ fn push(
     });
     view.close();
     result
+}
+
+fn why(question: &Question) -> Result<Exit> {
+    let source = Source::open(&question.source, question.scope.clone())?;
+    let fates = question.paths.iter().map(|(path, dir)| source.fate(path, *dir));
+    let fates = fates.collect::<Result<Vec<_>>>()?;
+    let text = if question.json { view::why::json(&fates) } else { view::why::text(&fates) };
+    print(text.as_bytes(), Exit::Done)
 }
 
 /// What Lsyncd 2 would do: load, become a daemon unless told otherwise, and run.

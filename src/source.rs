@@ -7,6 +7,7 @@
 mod hash;
 mod look;
 mod rules;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

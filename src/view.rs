@@ -12,6 +12,7 @@ mod json;
 mod log;
 mod screen;
 pub mod two;
+pub mod why;
 mod words;
 
 pub use log::LogFormat;

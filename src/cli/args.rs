@@ -69,8 +69,10 @@ pub(super) enum Command {
     Pause(Later),
     #[command(about = later!("Go on after a pause or a guard"))]
     Resume(Later),
-    #[command(about = later!("Say what decides about a path"))]
-    Why(Later),
+    /// Say whether a path is mirrored, and which rule decides it
+    ///
+    /// It asks the rules given here, and those in files of SOURCE; no mirror has to run.
+    Why(Box<WhyArgs>),
     #[command(about = later!("Watch the mirrors of a running lsyncd"))]
     Monitor(Later),
     /// Compare a source and its target by content, and list what differs
@@ -220,6 +222,36 @@ pub(super) struct VerifyArgs {
     pub(super) reach: ReachArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    override_usage = "lsyncd why [OPTIONS] SOURCE PATH...",
+    after_help = "\
+Examples:
+  lsyncd why -C --exclude '*.tmp' /srv/www cache/x.tmp
+  lsyncd why --filter ': .rules' ~/photos ~/photos/2026/
+
+Give the rules as they are given to push, in their order."
+)]
+pub(super) struct WhyArgs {
+    /// The directory whose contents are mirrored
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::DirPath)]
+    pub(super) source: PathBuf,
+
+    /// What is asked about: a whole path, one from here, or one in SOURCE. It need not exist; with a
+    /// slash at its end it is taken for a directory then
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(super) paths: Vec<OsString>,
+
+    #[command(flatten)]
+    pub(super) rules: RuleArgs,
+
+    /// An object for each path on standard output
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// When and how far.

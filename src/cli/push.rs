@@ -13,8 +13,8 @@ use lsync_protocol::xattr::Classes;
 use crate::config::mapping::{Chmod, Mapping, OwnerMap};
 
 use super::args::{
-    AgentArgs, DaemonArgs, OutputArgs, PushArgs, ReachArgs, RunArgs, TrashArgs, VerifyArgs, Watch,
-    When,
+    AgentArgs, DaemonArgs, OutputArgs, PushArgs, ReachArgs, RuleArgs, RunArgs, TrashArgs,
+    VerifyArgs, Watch, When,
 };
 use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
 use crate::config::target::{BadTarget, rsync_daemon};
@@ -193,8 +193,16 @@ pub(super) fn agent(install: bool, args: &AgentArgs, world: &World) -> Result<In
     })))
 }
 
+pub(super) fn refuse_copy_links(rules: &RuleArgs) -> Result<()> {
+    match rules.copy_links {
+        true => Err(not_yet("--copy-links").hint("symbolic links are mirrored as they are")),
+        false => Ok(()),
+    }
+}
+
 /// Options of the contract that are not built yet: an error, never ignored.
 fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
+    refuse_copy_links(&args.rules)?;
     let some_by_rsync = args.reach.rsync.is_some()
         || args.targets.iter().any(|text| rsync_daemon(text.as_bytes()).is_some());
     let table = [
@@ -204,7 +212,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
             "--checksum with --rescan has rsync compare by content",
         ),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
-        (args.rules.copy_links, "--copy-links", "symbolic links are mirrored as they are"),
         (args.daemon.control.is_some(), "--control", ""),
         (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),
     ];
@@ -375,7 +382,7 @@ fn checked_name(name: &str) -> Result<String> {
 }
 
 /// Reads a value if there is one.
-fn optional<T>(
+pub(super) fn optional<T>(
     option: &str,
     text: Option<&str>,
     read: impl Fn(&str) -> Result<T, String>,

@@ -252,7 +252,7 @@ fn what_is_not_there_yet_says_so() {
     ] {
         assert_eq!(place.refused(line).0, format!("{option} is not there yet"));
     }
-    for command in ["run", "status", "flush", "pause", "resume", "why", "monitor"] {
+    for command in ["run", "status", "flush", "pause", "resume", "monitor"] {
         let (text, hint, exit) = place.error(&[command, "--some", "x"]);
         assert_eq!(text, format!("lsyncd {command} is not there yet"));
         assert!(hint.starts_with("lsyncd push"), "{hint}");
@@ -260,6 +260,10 @@ fn what_is_not_there_yet_says_so() {
     }
     let (text, ..) = place.error(&["agent", "authorize"]);
     assert_eq!(text, "lsyncd agent authorize is not there yet");
+    let (text, hint, _) = place.error(&["why", "src"]);
+    assert_eq!(text, "lsyncd why about a running mirror is not there yet");
+    assert!(hint.contains("lsyncd why SOURCE PATH"));
+    assert_eq!(place.error(&["why", "-L", "src", "x"]).0, "--copy-links is not there yet");
 }
 
 #[test]

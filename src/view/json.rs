@@ -162,7 +162,7 @@ fn difference_object(difference: &Difference) -> Value {
 }
 
 /// A path as text, or in base64 where it is none. The root is the empty text.
-fn path(path: &RelPath) -> Value {
+pub(super) fn path(path: &RelPath) -> Value {
     match std::str::from_utf8(path.as_bytes()) {
         Ok(text) => json!(text),
         Err(_) => json!({ "base64": base64(path.as_bytes()) }),

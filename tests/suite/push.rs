@@ -63,6 +63,8 @@ mod signals;
 mod steady;
 #[path = "push/trash.rs"]
 mod trash;
+#[path = "push/why.rs"]
+mod why;
 
 /// How the target is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
