@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lsync_protocol::entry::{Kind, Meta};
 use lsync_protocol::message::{Op, OpId, Outcome, Trouble};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::Xattrs;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -219,6 +220,12 @@ impl Hand {
                 done
             }
         };
+        if let Op::MakeDir { meta, .. } | Op::Dir { meta, .. } | Op::Meta { meta, .. } = op
+            && meta.xattrs.as_ref().is_some_and(Xattrs::is_inherited)
+        {
+            // Files in it are made with other modes from now on.
+            self.restructured();
+        }
         let no_room = self.no_room.take();
         match done {
             Ok(()) => no_room.map(|error| {

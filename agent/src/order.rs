@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender};
 use lsync_protocol::entry::Kind;
 use lsync_protocol::message::{Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::Xattrs;
 
 use crate::apply::{Content, Ground, Hand};
 use crate::outbox::{Ack, Outbox};
@@ -167,13 +168,15 @@ impl Applier {
                 self.drain();
                 self.now(&work);
             }
-            Op::MakeDir { path, .. } => {
-                if self.queued.contains(&hash(path.as_bytes())) {
+            Op::MakeDir { path, meta } => {
+                // While it gets a default ACL, nobody makes anything in it.
+                let inherited = meta.xattrs.as_ref().is_some_and(Xattrs::is_inherited);
+                if inherited || self.queued.contains(&hash(path.as_bytes())) {
                     self.drain();
                 }
                 self.now(&work);
             }
-            Op::Dir { path, .. } => {
+            Op::Dir { path, .. } | Op::Meta { path, kind: Kind::Dir, .. } => {
                 let key = path.as_bytes().to_vec();
                 self.give(&key, work);
             }

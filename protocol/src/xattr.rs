@@ -204,6 +204,12 @@ impl Xattrs {
         }
     }
 
+    /// Is there a default access control list, which what is made in such a directory inherits?
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.all().iter().any(|one| one.name == ACL_DEFAULT)
+    }
+
     /// Certainly none at all?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsync_protocol::entry::{Kind, Meta};
 use lsync_protocol::message::{Op, Outcome};
+use lsync_protocol::xattr::{ACL_DEFAULT, Classes, Xattr, Xattrs};
 
 use super::peer::{World, meta, path, remove};
 
@@ -71,6 +72,53 @@ fn structure_changes_after_everything_before_and_before_everything_after() {
         assert_eq!(fs::read_dir(world.at(format!("b{round}"))).unwrap().count(), 11);
     }
     assert!(!world.at("a").exists());
+}
+
+#[test]
+fn what_is_made_after_a_directory_got_a_default_acl_inherits_nothing() {
+    let mut value = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in
+        [(1u16, 6u16, u32::MAX), (2, 7, 2), (4, 4, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)]
+    {
+        value.extend([tag.to_le_bytes(), perm.to_le_bytes()].concat());
+        value.extend(id.to_le_bytes());
+    }
+    let list = Xattr { name: ACL_DEFAULT.to_vec(), value };
+    let classes = Classes::ACLS.with(Classes::USER);
+    let listed = Meta { xattrs: Xattrs::new(classes, vec![list]).ok(), ..meta(0o755, 1) };
+    let of_its_own = |sec| {
+        let own = Xattr { name: b"user.a".to_vec(), value: b"1".to_vec() };
+        Meta { xattrs: Xattrs::new(classes, vec![own]).ok(), ..meta(0o644, sec) }
+    };
+    let bare = |sec| Meta { xattrs: Some(Xattrs::none(classes)), ..meta(0o644, sec) };
+    let world = World::new();
+    let mut peer = world.connect();
+    for made in [false, true] {
+        let top = format!("d{made}");
+        let mut ops = vec![dir(top.clone())];
+        let file = |n: usize| {
+            let meta = if n.is_multiple_of(2) { of_its_own(1) } else { bare(1) };
+            (Op::File { path: path(format!("{top}/{n}")), size: 1, meta }, &b"x"[..])
+        };
+        ops.extend((0..100).map(file));
+        let (path, meta) = (path(top.clone()), listed.clone());
+        ops.push(match made {
+            true => (Op::MakeDir { path, meta }, b""),
+            false => (Op::Dir { path, meta }, b""),
+        });
+        ops.extend((100..200).map(file));
+        assert!(peer.ops(ops).iter().all(Option::is_none));
+        let mut nothing = [0; 100];
+        let inherits = rustix::fs::getxattr(world.at(&top), ACL_DEFAULT, &mut nothing[..]);
+        assert!(inherits.is_ok(), "{inherits:?}");
+        for n in 0..200 {
+            let at = world.at(format!("{top}/{n}"));
+            assert_eq!(fs::metadata(&at).unwrap().mode() & 0o7777, 0o644, "{at:?}");
+            let acl = rustix::fs::getxattr(&at, "system.posix_acl_access", &mut nothing[..]);
+            assert_eq!(acl, Err(rustix::io::Errno::NODATA), "{at:?}");
+        }
+    }
+    peer.bye().unwrap();
 }
 
 #[test]
