@@ -23,6 +23,7 @@ mod owners;
 mod pairing;
 pub mod pending;
 mod problems;
+mod recent;
 mod renames;
 pub mod rsync;
 pub mod run;
@@ -186,6 +187,7 @@ struct Asked {
 pub struct Mirror {
     rules: Rules,
     collate: Collate,
+    recent: recent::Recent,
     flights: Flights,
     next_op: OpId,
     next_request: u32,
@@ -247,6 +249,7 @@ impl Mirror {
     pub fn new(rules: Rules) -> Mirror {
         Mirror {
             collate: Collate::new(rules.delay, DIRTY_MAX),
+            recent: Default::default(),
             guard: Guard::new(rules.max_delete),
             owners: Owners::new(rules.numeric_ids, &rules.mapping),
             problems: Problems::new(match (rules.verify, rules.once) {

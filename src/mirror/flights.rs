@@ -239,6 +239,20 @@ impl Flights {
         }
     }
 
+    /// The same for both names of renames alone.
+    pub(crate) fn follow_renames(&mut self, first: OpId, now: impl Fn(&RelPath) -> RelPath) {
+        let renames = self.by_id.range(first..).flat_map(|(id, flight)| match &flight.op {
+            Planned::Rename { from, to, .. } => vec![(from.clone(), *id), (to.clone(), *id)],
+            _ => Vec::new(),
+        });
+        for name in renames.collect::<Vec<_>>() {
+            let moved = now(&name.0);
+            if moved != name.0 {
+                self.rename(name, moved);
+            }
+        }
+    }
+
     fn rename(&mut self, (path, id): (RelPath, OpId), moved: RelPath) {
         self.by_path.remove(&(path.clone(), id));
         if let Some(flight) = self.by_id.get_mut(&id) {
@@ -259,6 +273,11 @@ fn is_content(op: &Planned) -> bool {
         Planned::Replace { new, .. } => is_content(new),
         _ => false,
     }
+}
+
+/// Does it bring the content of a small file?
+pub(super) fn is_small_content(op: &Planned) -> bool {
+    is_content(op) && op.content() <= INLINE_MAX
 }
 
 /// Replaces one path of an operation.

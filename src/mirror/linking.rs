@@ -116,6 +116,10 @@ impl Mirror {
                 && another.contains(op.path())
                 && let Some(whole) = create(op.path(), entry, &held, false)
             {
+                // It is renamed into place: its directory gets its own time back.
+                if let Some(dir) = op.path().parent() {
+                    self.collate.mark(&dir, Marks::META, now);
+                }
                 op = whole;
             }
             let Some(file) = entry.file else {
@@ -125,7 +129,13 @@ impl Mirror {
             let version = Version::of(entry);
             let Some(to) = content(&op) else {
                 if told && matches!(op, Planned::Meta { .. }) {
-                    self.links.touched(op.path(), version);
+                    let path = op.path();
+                    // Nothing else may tell of this name.
+                    self.links.register(path, file, entry.nlink);
+                    self.links.touched(path, version);
+                    if self.links.is_alone(path) {
+                        self.collate.mark(path, Marks::CONTENT, now);
+                    }
                 }
                 leave.push(op);
                 continue;
@@ -168,7 +178,7 @@ impl Mirror {
                     leave.push(op);
                 }
             }
-            if self.links.seek(&path)
+            if self.links.seek(&path, self.next_walk)
                 && let Some(dir) = path.parent()
             {
                 self.walks_due.entry(dir).or_insert(false);
@@ -272,6 +282,7 @@ impl Mirror {
                     && let Some(op) = create(&path, entry, &held, false)
                 {
                     ops[at] = op;
+                    changed = true;
                 }
                 continue;
             }
@@ -344,7 +355,7 @@ impl Mirror {
                 }
             }
             if !of_root
-                && self.links.seek(&path)
+                && self.links.seek(&path, self.next_walk)
                 && let Some(dir) = path.parent()
             {
                 self.walks_due.entry(dir).or_insert(false);

@@ -61,8 +61,10 @@ struct Group {
     names: BTreeMap<RelPath, bool>,
     nlink: u32,
     leader: Option<Leader>,
-    /// For so many names was searched.
+    /// For so many names was searched, or is by this walk and later ones: an earlier one may have
+    /// passed a name by before it was one of several.
     sought: u32,
+    since: u64,
     refused: u32,
     missed: u32,
 }
@@ -175,6 +177,8 @@ impl Links {
         self.bytes = self.bytes.saturating_sub(cost(path));
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
         group.names.remove(path);
+        // As many may be known by another count.
+        group.sought = 0;
         if group.names.is_empty() {
             self.groups.remove(&id);
             self.seeking.remove(&id);
@@ -367,35 +371,35 @@ impl Links {
         may
     }
 
-    /// Are there names that are not known, and was not searched for them? Now it is.
-    pub(super) fn seek(&mut self, path: &RelPath) -> bool {
+    /// Are there names that are not known, and was not searched for them? Now it is, from the next
+    /// walk on.
+    pub(super) fn seek(&mut self, path: &RelPath, next_walk: u64) -> bool {
         let Some(id) = self.of.get(path) else { return false };
         let Some(group) = self.groups.get_mut(id) else { return false };
         let missing = (group.names.len() as u64) < u64::from(group.nlink);
         if !missing || group.sought == group.nlink || !group.is_linked() {
             return false;
         }
-        group.sought = group.nlink;
+        (group.sought, group.since) = (group.nlink, next_walk);
         self.seeking.insert(*id);
         true
     }
 
     /// A walk of these is complete: what was not found there is searched for in the whole tree. What
-    /// a walk of that found and passed over, since something newer was heard of it, and is not one
+    /// it found and passed over, since something newer was heard of it, and is not one
     /// with the others by now has to be looked at.
-    pub(super) fn searched(&mut self, starts: &[RelPath], now: Instant) -> Vec<RelPath> {
+    pub(super) fn searched(&mut self, starts: &[RelPath], walk: u64, now: Instant) -> Vec<RelPath> {
+        let mut alone: Vec<RelPath> = starts.iter().flat_map(|dir| self.under(dir)).collect();
+        alone.retain(|name| self.is_alone(name));
         if starts.iter().any(RelPath::is_root) {
-            let mut alone = Vec::new();
-            for group in self.groups.values_mut() {
+            for group in self.groups.values_mut().filter(|group| group.since <= walk) {
                 group.sought = group.nlink;
-                if group.names.len() > 1 && group.is_linked() && self.refused < NEVER {
-                    let names = group.names.iter().filter(|(_, linked)| !**linked);
-                    alone.extend(names.map(|(name, _)| name.clone()));
-                }
             }
-            self.seeking.clear();
+            let groups = &self.groups;
+            let later = |id: &Identity| groups.get(id).is_some_and(|group| group.since > walk);
+            self.seeking.retain(later);
             self.searched = Some(now);
-            self.search_at = None;
+            self.search_at = (!self.seeking.is_empty()).then_some(now + SEARCH_EVERY);
             return alone;
         }
         let (groups, searched) = (&self.groups, self.searched);
@@ -403,7 +407,7 @@ impl Links {
         self.seeking.retain(|id| {
             let Some(group) = groups.get(id) else { return false };
             let of_it = |name: &RelPath| starts.iter().any(|start| name.is_at_or_under(start));
-            if !group.names.keys().any(of_it) {
+            if group.since > walk || !group.names.keys().any(of_it) {
                 return true;
             }
             missing |= (group.names.len() as u64) < u64::from(group.nlink);
@@ -413,7 +417,16 @@ impl Links {
             let when = searched.map_or(now, |last| now.max(last + SEARCH_EVERY));
             self.search_at.get_or_insert(when);
         }
-        Vec::new()
+        alone
+    }
+
+    /// Has the file other names, with which this one is to be and is not told to be one?
+    pub(super) fn is_alone(&self, path: &RelPath) -> bool {
+        let group = self.of.get(path).and_then(|id| self.groups.get(id));
+        group.is_some_and(|group| {
+            let linked = group.names.get(path) == Some(&true);
+            !linked && group.names.len() > 1 && group.is_linked() && self.refused < NEVER
+        })
     }
 
     /// When the whole tree is to be searched.
@@ -535,7 +548,7 @@ mod tests {
             links.refused(&path("c"));
             assert_eq!(leader(&links, "b", V), None);
         }
-        assert!(!links.register(&path("b"), ID, 2) && !links.seek(&path("b")));
+        assert!(!links.register(&path("b"), ID, 2) && !links.seek(&path("b"), 1));
         links.drop_leaders();
         assert!(links.register(&path("b"), ID, 2), "another link may lead elsewhere");
         for _ in 0..MISSED_MAX {
@@ -562,20 +575,39 @@ mod tests {
     fn missing_names_are_searched_for_once_for_each_count() {
         let now = Instant::now();
         let mut links = file(&["d/a"]);
-        assert!(!links.seek(&path("d/a")), "all are known");
+        assert!(!links.seek(&path("d/a"), 1), "all are known");
         links.register(&path("d/a"), ID, 3);
-        assert!(links.seek(&path("d/a")) && !links.seek(&path("d/a")));
-        links.searched(&[path("e")], now);
+        assert!(links.seek(&path("d/a"), 1) && !links.seek(&path("d/a"), 1));
+        links.searched(&[path("e")], 1, now);
         assert_eq!(links.search_at(), None, "that was another directory");
-        links.searched(&[path("d")], now);
+        links.searched(&[path("d")], 1, now);
         assert_eq!(links.search_at(), Some(now));
         assert!(links.search(now) && links.search_at().is_none());
         links.register(&path("d/a"), ID, 4);
-        assert!(links.seek(&path("d/a")));
-        links.searched(&[path("d")], now);
+        assert!(links.seek(&path("d/a"), 1));
+        links.searched(&[path("d")], 1, now);
         assert_eq!(links.search_at(), Some(now + SEARCH_EVERY), "not at once again");
-        links.searched(&[RelPath::root()], now);
-        assert!(links.search_at().is_none() && !links.seek(&path("d/a")));
+        links.searched(&[RelPath::root()], 1, now);
+        assert!(links.search_at().is_none() && !links.seek(&path("d/a"), 1));
+    }
+
+    #[test]
+    fn a_walk_that_began_before_has_not_searched() {
+        let now = Instant::now();
+        let mut links = file(&["d/a"]);
+        links.register(&path("d/a"), ID, 2);
+        assert!(links.seek(&path("d/a"), 5));
+        links.searched(&[path("d")], 4, now);
+        assert_eq!(links.search_at(), None, "the next walk of it says more");
+        links.searched(&[RelPath::root()], 4, now);
+        assert_eq!(links.search_at(), Some(now + SEARCH_EVERY));
+        assert!(!links.seek(&path("d/a"), 5), "that is asked for");
+        links.searched(&[RelPath::root()], 5, now);
+        assert_eq!(links.search_at(), None);
+        // One goes and another may have come: the count says nothing.
+        links.register(&path("b"), ID, 2);
+        links.gone(&path("b"));
+        assert!(links.seek(&path("d/a"), 6));
     }
 
     #[test]
@@ -586,15 +618,16 @@ mod tests {
         links.found_equal(&path("a"), V, 1, None);
         links.found_equal(&path("b"), V, 1, None);
         links.linked(&path("b"));
-        assert_eq!(links.searched(&[path("d")], now), [], "it saw only a part");
-        assert_eq!(links.searched(&[RelPath::root()], now), [path("c")]);
+        assert_eq!(links.searched(&[path("d")], 1, now), [], "it saw only a part");
+        assert_eq!(links.searched(&[path("d"), path("c")], 1, now), [path("c")]);
+        assert_eq!(links.searched(&[RelPath::root()], 1, now), [path("c")]);
         links.linked(&path("c"));
-        assert_eq!(links.searched(&[RelPath::root()], now), []);
+        assert_eq!(links.searched(&[RelPath::root()], 1, now), []);
         for _ in 0..REFUSED_MAX {
             links.lead(&path("c"), V, 1);
             links.refused(&path("c"));
         }
-        assert_eq!(links.searched(&[RelPath::root()], now), [], "they are files of their own");
+        assert_eq!(links.searched(&[RelPath::root()], 1, now), [], "they are files of their own");
     }
 
     #[test]

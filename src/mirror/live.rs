@@ -1,6 +1,6 @@
 //! Live changes: looked-at batches become operations, acks end them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,10 @@ use lsync_protocol::message::{INLINE_MAX, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
 use super::clear::Cleared;
+use super::flights::is_small_content;
 use super::problems::What;
-use super::{Cause, Effect, Flight, Mirror, NotBuilt, Report};
-use crate::collate::{Follow, Marks, Step};
+use super::{Asked, Cause, Effect, Flight, Mirror, NotBuilt, Report};
+use crate::collate::{Collate, Follow, Marks, Step};
 use crate::plan::{Look, Looked, LookedPath, Plan, Planned, Ruled, plan};
 use crate::source::RULES_BACK;
 use crate::watch::WatchEvent;
@@ -40,6 +41,12 @@ pub(super) fn entries(looked: &Looked) -> impl Iterator<Item = &Entry> {
         Look::Here(entry) => Some(entry),
         _ => None,
     })
+}
+
+/// The steps that leave after those that were looked at last.
+fn later_steps<'a>(looks: &'a VecDeque<Asked>, collate: &'a Collate) -> Follow<'a> {
+    let asked = looks.iter().flat_map(|asked| &asked.batch.steps);
+    Follow::new(asked.chain(collate.steps()))
 }
 
 impl Mirror {
@@ -134,8 +141,16 @@ impl Mirror {
         if !plan.doubted.is_empty() {
             let follow = Follow::new(looked.steps.iter().map(|(step, _)| step));
             let mut old: Option<RelPath> = None;
-            for (at, path, gone) in std::mem::take(&mut plan.doubted) {
-                let path = self.moved.follow(follow.name(&path, at), since);
+            let later = later_steps(&self.looks, &self.collate);
+            let name = |(at, path, gone): (usize, RelPath, bool)| {
+                let path = follow.name(&path, at);
+                // A later rename takes along what is at that name on the target, whatever it is.
+                let now = later.name(&path, 0);
+                let now = if now == path { self.moved.follow(path, since) } else { now };
+                (now, gone)
+            };
+            let doubted: Vec<_> = std::mem::take(&mut plan.doubted).into_iter().map(name).collect();
+            for (path, gone) in doubted {
                 match &old {
                     Some(old) if !gone => self.origins.note(&path, old, false, now),
                     _ => old = Some(path.clone()),
@@ -166,6 +181,12 @@ impl Mirror {
         if self.moved.so_far() > since {
             let moved = &self.moved;
             self.flights.follow(sent, |path| moved.follow(path.clone(), since));
+        }
+        // Steps that leave later may have taken what these name further: if one of these is refused,
+        // it is the names of then that lack something.
+        if looked.steps.iter().any(|(step, _)| matches!(step, Step::Rename { .. })) {
+            let later = later_steps(&self.looks, &self.collate);
+            self.flights.follow_renames(sent, |path| later.name(path, 0));
         }
         if walked {
             self.walk_after = self.next_op;
@@ -466,6 +487,9 @@ impl Mirror {
                     };
                     let outcome = said.remove(&id);
                     self.link_ended(&flight.op, outcome.as_ref(), now);
+                    if outcome.is_none() && is_small_content(&flight.op) {
+                        self.recent.sent(&path, now);
+                    }
                     match outcome {
                         None => self.succeeded(&flight, now),
                         Some(outcome) => self.outcome(flight, outcome, now),

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use lsync_protocol::path::RelPath;
 
+use super::flights::is_small_content;
 use super::live::GRACE;
 use super::{Mirror, any_under, covers};
 use crate::collate::{Follow, Marks, Step};
@@ -63,6 +64,16 @@ impl Mirror {
         let came = self.collate.marks(from).is_some_and(|marks| marks.has(Marks::NAME));
         self.collate.note(event, now);
         let told = self.collate.tells(from, to);
+        let small = |(at, id): &(RelPath, _)| {
+            let flight = self.flights.get(*id);
+            at == from && flight.is_some_and(|flight| is_small_content(&flight.op))
+        };
+        if told
+            && !dir
+            && (self.recent.has(from, now) || self.flights.contents_under(from).iter().any(small))
+        {
+            self.collate.mark(to, Marks::CONTENT.with(Marks::WRITTEN), now);
+        }
         let known = !self.origins.of(from).is_empty();
         let olds = self.origins.renamed(from, to, told);
         self.let_go(&olds, now);

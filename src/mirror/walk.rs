@@ -783,7 +783,7 @@ impl Mirror {
 
     fn walk_complete(&mut self, now: Instant) {
         let Some(walk) = self.walk.take() else { return };
-        for name in self.links.searched(&walk.starts, now) {
+        for name in self.links.searched(&walk.starts, walk.id(), now) {
             self.collate.mark(&name, Marks::CONTENT, now);
         }
         if !walk.of_root() {

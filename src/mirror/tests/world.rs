@@ -191,6 +191,7 @@ pub(super) struct World {
     pub(super) turns: u64,
     /// Everything is told as it happens.
     pub(super) told: bool,
+    pub(super) alike: bool,
     /// Large contents that had names to be copied from, and the one that was there.
     pub(super) based: Vec<(String, Option<String>)>,
     held: Held,
@@ -272,6 +273,7 @@ impl World {
             boot: 1,
             turns: 0,
             told: false,
+            alike: false,
             based: Vec::new(),
             asks: VecDeque::new(),
             looked: VecDeque::new(),
@@ -333,14 +335,14 @@ impl World {
     }
 
     fn put(&mut self, at: &RelPath, kind: Kind, content: u64) {
-        let mtime = self.tick();
+        let mtime = self.tick() * i64::from(!(self.alike && kind == Kind::File));
         self.source.insert(at.clone(), Thing { kind, content, mode: 0o644, mtime });
         self.touch_parent(at);
     }
 
     pub(super) fn write(&mut self, name: &str, content: u64) {
         let at = path(name);
-        let mtime = self.tick();
+        let mtime = self.tick() * i64::from(!self.alike);
         match self.source.get_mut(&at) {
             Some(thing) => {
                 assert_eq!(thing.kind, Kind::File);
