@@ -1,12 +1,15 @@
 //! What would be lost goes to the trash first, where there is one. Nothing is removed or replaced that
 //! could not be kept.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use lsync_protocol::entry::Kind;
 use lsync_protocol::handshake::Identity;
 use lsync_protocol::message::{Outcome, Trouble};
 use lsync_protocol::path::RelPath;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Hand, Stop};
@@ -15,22 +18,52 @@ use crate::meta;
 use crate::trash::{Aside, Trash};
 use crate::trouble::{bounded, trouble};
 
+/// Files up to this size are compared with what takes their place, in bytes.
+const COMPARED_MAX: u64 = 1024 * 1024;
+
+/// What takes the place of a name.
+pub(super) enum Instead<'a> {
+    /// This very thing, under another name so far.
+    Thing(Identity),
+    /// What has this name beside it.
+    Beside(&'a [u8]),
+}
+
+/// The content of a small file.
+fn content(dir: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?);
+    let small = meta::stat_fd(&file).is_ok_and(|s| s.kind == Kind::File && s.size <= COMPARED_MAX);
+    let mut content = Vec::new();
+    (small && file.take(COMPARED_MAX + 1).read_to_end(&mut content).is_ok()).then_some(content)
+}
+
 impl Hand {
     /// Something is about to take the place of what has this name, which is kept: it stays there
-    /// until then. Directories go by themselves, and `same` is not lost.
+    /// until then. Directories go by themselves, and what comes back is not lost: a content may be
+    /// sent again.
     pub(super) fn set_aside(
         &mut self,
         dir: &OwnedFd,
         name: &[u8],
         path: &RelPath,
-        same: Option<Identity>,
+        instead: &Instead<'_>,
     ) -> Result<Option<Aside>, Stop> {
         if self.ground.trash.is_none() {
             return Ok(None);
         }
+        let is_lost = |now: &meta::Stat| match *instead {
+            Instead::Thing(same) => now.identity() != same,
+            Instead::Beside(new) => {
+                let alike = now.kind == Kind::File
+                    && meta::stat_name(dir, new).is_ok_and(|new| new.size == now.size)
+                    && content(dir, name).is_some_and(|old| content(dir, new) == Some(old));
+                !alike
+            }
+        };
         match meta::stat_name(dir, name) {
             Err(Errno::NOENT) => Ok(None),
-            Ok(now) if now.kind == Kind::Dir || Some(now.identity()) == same => Ok(None),
+            Ok(now) if now.kind == Kind::Dir || !is_lost(&now) => Ok(None),
             Ok(_) => {
                 let linked = self.keep(path, |hand, trash| {
                     hand.ground.fault(Call::Link, path)?;

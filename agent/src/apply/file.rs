@@ -9,6 +9,7 @@ use lsync_protocol::message::{Hash, Op, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 use rustix::io::Errno;
 
+use super::aside::Instead;
 use super::inplace::{Poured, There};
 use super::{Content, Hand, Stop, split};
 use crate::fault::Call;
@@ -125,7 +126,7 @@ impl Hand {
         name: &[u8],
     ) -> Result<(), Stop> {
         let dir = self.parents[at].fd.clone();
-        let aside = self.set_aside(&dir, name, path, None)?;
+        let aside = self.set_aside(&dir, name, path, &Instead::Beside(fresh.name()))?;
         let fault = self.ground.fault(Call::Place, path);
         let placed = fault.and_then(|()| fresh.place(dir.as_fd(), name));
         if let (Err(_), Some(aside)) = (placed, aside) {

@@ -9,6 +9,7 @@ use lsync_protocol::path::RelPath;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
+use super::aside::Instead;
 use super::{Content, Hand, Stop, split};
 use crate::fault::Call;
 use crate::meta;
@@ -53,7 +54,7 @@ impl Hand {
             let aside = match kind {
                 // Over a directory, which is empty, or nothing.
                 Kind::Dir => Ok(None),
-                _ => self.set_aside(&new_dir, to_name, to, Some(now.identity())),
+                _ => self.set_aside(&new_dir, to_name, to, &Instead::Thing(now.identity())),
             };
             let done = match aside {
                 Err(Stop::Errno(error)) => Err(error),

@@ -216,6 +216,9 @@ fn what_is_not_lost_is_not_kept() {
     let last = [Some(Outcome::Missing), Some(Outcome::Occupied(Kind::File))];
     assert_eq!(outcomes[..8], vec![None; 8]);
     assert_eq!(outcomes[8..], last);
+    // The same content, sent once more.
+    assert_eq!(one(&mut peer, put("e/f", "old")), None);
+    assert_eq!(fs::metadata(world.at("e/f")).unwrap().nlink(), 1);
     assert_eq!(kept(&world), Kept::new());
     assert!(!world.at("d").exists() && !world.at(".trash").exists());
     // An empty directory goes; so does one that something else takes the place of.
