@@ -213,6 +213,18 @@ pub enum Look {
     Unknown(String),
 }
 
+impl Look {
+    /// Is there certainly no directory?
+    #[must_use]
+    pub fn is_no_dir(&self) -> bool {
+        match self {
+            Look::Here(entry) => entry.kind != Kind::Dir,
+            Look::Missing => true,
+            Look::Unknown(_) => false,
+        }
+    }
+}
+
 /// A dirty path, what may differ, when that was first heard of, and what stands there.
 pub type LookedPath = (RelPath, Marks, Instant, Look);
 
@@ -225,6 +237,8 @@ pub struct Looked {
     pub paths: Vec<LookedPath>,
     /// Paths that turned out not to be mirrored.
     pub excluded: Vec<RelPath>,
+    /// Mirrored directories in which such a path came or went: they have another time.
+    pub retimed: BTreeSet<RelPath>,
     /// The directories that hold any of these names.
     pub parents: BTreeMap<RelPath, Look>,
     /// The source's root has nothing in it that is mirrored; only known when a name in it went.
@@ -278,7 +292,7 @@ pub struct Plan {
 #[must_use]
 pub fn plan(looked: &Looked, held: &Held) -> Plan {
     let mut plan = Plan::default();
-    let mut touched = BTreeSet::new();
+    let mut touched = looked.retimed.clone();
     let mut touch = |path: &RelPath| {
         touched.extend(path.parent());
     };

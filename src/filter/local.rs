@@ -131,11 +131,14 @@ impl Filter {
 
     /// A directory went, or is not mirrored any more, and with it what rules were in it.
     pub fn forget(&self, dir: &RelPath) {
-        if self.local.read().is_empty() {
+        let dir = dir.as_bytes();
+        let known = self.local.read();
+        if !known.contains_key(dir) && beneath(&known, dir).next().is_none() {
             return;
         }
+        drop(known);
         self.local.change(|known| {
-            take(known, dir.as_bytes());
+            take(known, dir);
         });
     }
 

@@ -110,7 +110,7 @@ impl Mirror {
                 let marks = marks.with(Marks::NAME).with(Marks::WAITED);
                 self.collate.mark_at(&path, marks, now, now + GRACE);
             } else {
-                if look == Look::Missing && marks.has(Marks::DIR) {
+                if look.is_no_dir() {
                     self.rules.filter.forget(&path);
                 }
                 first = first.min(since);

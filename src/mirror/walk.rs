@@ -85,8 +85,6 @@ pub(super) struct Walk {
     counting: BTreeMap<u32, RelPath>,
     /// Directories that only the target has, and that stay since rules keep something in them.
     shielding: BTreeSet<RelPath>,
-    /// The directories that hold extra names.
-    holders: BTreeSet<RelPath>,
     /// Names in the source's root.
     root_names: Option<usize>,
     counts: Totals,
@@ -231,7 +229,6 @@ impl Mirror {
             beneath: Vec::new(),
             counting: BTreeMap::new(),
             shielding: BTreeSet::new(),
-            holders: BTreeSet::new(),
             root_names: None,
             counts: Totals::default(),
             to_send: 0,
@@ -408,15 +405,10 @@ impl Mirror {
             let delete = self.rules.delete;
             if if whole_tree { delete.by_walk() } else { delete.live() } {
                 let filter = &self.rules.filter;
-                let mut extra: Vec<_> = found
-                    .extra
-                    .into_iter()
-                    .filter(|(path, kind)| filter.verdict_deep(path, *kind == Kind::Dir).deletable)
-                    .collect();
-                if !extra.is_empty() {
-                    walk.holders.insert(seen.dir.clone());
-                    walk.extra.append(&mut extra);
-                }
+                let deletable = |(path, kind): &(RelPath, Kind)| {
+                    filter.verdict_deep(path, *kind == Kind::Dir).deletable
+                };
+                walk.extra.extend(found.extra.into_iter().filter(deletable));
             }
             self.tell(&found.ops, &seen.entries, target.as_deref());
             let Some(walk) = &mut self.walk else { return };
@@ -618,8 +610,8 @@ impl Mirror {
             walk.extra.clear();
             return true;
         }
-        // What is beneath them counts, or has to be told in their place.
-        let shields = self.rules.verify != Verify::No && !self.rules.filter.is_empty();
+        // What is beneath them counts, or goes in their place.
+        let shields = !self.rules.filter.is_empty();
         if (only_told || !self.guard.limits()) && !shields {
             self.check_extra();
             return true;
@@ -637,7 +629,7 @@ impl Mirror {
         true
     }
 
-    /// For the guard: what is beneath a directory that only the target has?
+    /// What is beneath a directory that only the target has?
     fn count_beneath(&mut self, dir: RelPath) {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
@@ -720,6 +712,7 @@ impl Mirror {
         if self.rules.verify == Verify::Tell {
             removes.clear();
         }
+        removes.retain(|path, _| !shielding.contains(path));
         let Some(walk) = &mut self.walk else { return };
         if std::mem::replace(&mut walk.judged, true) {
             if self.halted.is_some() {
@@ -729,7 +722,7 @@ impl Mirror {
             let hint = "nothing was deleted; raise --max-delete if this is meant".to_owned();
             return self.refuse_deletes(reason, hint);
         }
-        let mut dirs = std::mem::take(&mut walk.holders);
+        let mut dirs = BTreeSet::new();
         let mut removed = BTreeSet::new();
         let mut held = Vec::new();
         let mut ops: Vec<Planned> = Vec::new();
@@ -754,7 +747,7 @@ impl Mirror {
             removed.insert(path.clone());
             ops.push(Planned::Remove { path, kind });
         }
-        dirs.retain(|dir| !held.iter().any(|(path, _)| path == dir));
+        dirs.retain(|dir: &RelPath| !held.iter().any(|(path, _)| path == dir));
         if let Some(walk) = &mut self.walk {
             walk.phase = if held.is_empty() { Phase::Ending } else { Phase::Holding };
             walk.extra = held;

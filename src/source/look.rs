@@ -68,7 +68,7 @@ impl Source {
                 continue;
             }
             let look = self.look_at(&root, &path);
-            if look == Look::Missing && marks.has(Marks::DIR) {
+            if look.is_no_dir() {
                 self.filter.forget(&path);
             }
             let scoped = match &look {
@@ -76,6 +76,14 @@ impl Source {
                 _ => self.filter.verdict_deep(&path, marks.has(Marks::DIR)).sent,
             };
             if !scoped {
+                // It is not mirrored, but that it came or went gave its directory another time.
+                let known = |dir: &RelPath| self.filter.verdict_deep(dir, true).sent;
+                if marks.has(Marks::NAME)
+                    && let Some(dir) = path.parent().filter(known)
+                {
+                    looked.retimed.insert(dir.clone());
+                    parents.insert(dir);
+                }
                 looked.excluded.push(path);
                 continue;
             }

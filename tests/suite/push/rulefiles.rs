@@ -371,3 +371,113 @@ fn the_program_leaves_what_rsync_does() {
     let enough = usize::try_from(rounds * 4).unwrap();
     assert!(deleted > enough && spared > enough, "{deleted} deleted, {spared} spared: too tame");
 }
+
+/// What a start would change now, tried on a copy of the target. What it cannot change is a problem
+/// of both.
+fn would(stage: &Stage, words: &[&str]) -> String {
+    let copy = stage.path("copy");
+    let _ = fs::remove_dir_all(&copy);
+    let copied =
+        Command::new("cp").arg("-a").args([stage.target(), copy.clone()]).output().unwrap();
+    if !copied.status.success() {
+        return "it still changes".to_owned();
+    }
+    let mut start = stage.lsyncd();
+    start.arg("push").args(words).args(["--once", "--allow-empty"]).arg(stage.source()).arg(&copy);
+    let ended = start.output().unwrap();
+    assert!([Some(0), Some(23)].contains(&ended.status.code()), "{ended:?}");
+    let tree = |at: &Path| super::tree(at).unwrap_or_default();
+    super::super::tree::differences(&tree(&copy), &tree(&stage.target()))
+}
+
+/// Random changes of a tree and of the rules in it.
+#[test]
+fn what_rules_say_live_is_what_they_say_at_a_start() {
+    const RULES: [&str; 11] =
+        ["- *.o", "- a", "+ a.o", "- /b", "P b", "- d-1/", "H c", "R a.o", "- a/*", "- **/c", "!"];
+    const NAMES: [&str; 6] = ["a", "b", "c", "a.o", "b.o", "d-1"];
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let first = number("LSYNCD_TEST_SEED").unwrap_or(1);
+    let last = first + number("LSYNCD_TEST_CASES").map_or(3, |cases| cases / 40);
+    for seed in first..last {
+        let mut next = numbers(0x9e37_79b9 * seed);
+        let stage = Stage::new(Way::Local);
+        grow(&stage.source(), &stage.target(), &mut next);
+        let merge = [": .rules", ":e .rules", ":n .rules"][next(3)];
+        let words = [format!("--filter={merge}"), "--max-delete=100000".to_owned()];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let push = stage.live(&[&words[..], &["--allow-empty"]].concat());
+        let mut told = String::new();
+        for _ in 0..12 {
+            for _ in 0..1 + next(6) {
+                let dirs: Vec<PathBuf> = std::iter::once(PathBuf::new())
+                    .chain(
+                        names(&stage.source()).into_iter().filter(|(_, dir)| *dir).map(|(p, _)| p),
+                    )
+                    .collect();
+                let dir = dirs[next(dirs.len())].clone();
+                let (name, there) = (NAMES[next(6)], stage.s(&dir));
+                let rules = there.join(".rules");
+                let free = there.join(name);
+                match next(10) {
+                    0..3 => {
+                        let lines: Vec<&str> =
+                            (0..1 + next(3)).map(|_| RULES[next(RULES.len())]).collect();
+                        told += &format!("rules of {dir:?}: {lines:?}\n");
+                        fs::write(rules, lines.join("\n")).unwrap();
+                    }
+                    3 if rules.exists() => {
+                        told += &format!("no rules of {dir:?}\n");
+                        fs::remove_file(rules).unwrap();
+                    }
+                    4 if rules.exists() => {
+                        let to = stage.s(&dirs[next(dirs.len())]).join(".rules");
+                        told += &format!("rules of {dir:?} to {to:?}\n");
+                        fs::rename(rules, to).unwrap();
+                    }
+                    5 if !dir.as_os_str().is_empty() => {
+                        told += &format!("rm -r {dir:?}\n");
+                        fs::remove_dir_all(there).unwrap();
+                    }
+                    6 | 7 if !dir.as_os_str().is_empty() => {
+                        let to = stage.s(&dirs[next(dirs.len())]).join(name);
+                        if !to.exists() && !to.starts_with(&there) {
+                            told += &format!("mv {dir:?} {to:?}\n");
+                            fs::rename(there, to).unwrap();
+                        }
+                    }
+                    8 if !free.exists() => {
+                        told += &format!("mkdir {free:?}\n");
+                        fs::create_dir_all(free.join(NAMES[next(6)])).unwrap();
+                    }
+                    _ if free.is_file() => {
+                        told += &format!("rm {free:?}\n");
+                        fs::remove_file(free).unwrap();
+                    }
+                    _ if !free.exists() => {
+                        told += &format!("write {free:?}\n");
+                        fs::write(free, "").unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis([0, 0, 3, 30, 300, 1200][next(6)]));
+            told += "--\n";
+        }
+        let end = std::time::Instant::now() + super::PATIENCE;
+        loop {
+            let left = would(&stage, &words);
+            if left.is_empty() {
+                break;
+            }
+            if std::time::Instant::now() > end {
+                panic!(
+                    "seed {seed} {merge}: a start would\n{left}\nafter\n{told}\n{}",
+                    push.said()
+                );
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        push.terminate();
+    }
+}
