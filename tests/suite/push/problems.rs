@@ -121,7 +121,9 @@ fn a_full_disk_is_told_and_goes_on_when_there_is_room() {
         fs::write(stage.s("fits"), "fits").unwrap();
         let mut push = stage.live(&["--delete=no"]);
         stage.settles_with(&push, "the first mirror");
-        fs::write(stage.s("large"), noise(2, 1_500_000)).unwrap();
+        // At once as a whole: a part would fit, and be there.
+        fs::write(stage.path("large"), noise(2, 1_500_000)).unwrap();
+        fs::rename(stage.path("large"), stage.s("large")).unwrap();
         let problem = push.wait_for("problem", 1, |line| line["path"] == "large");
         let cause = problem["cause"].as_str().unwrap();
         assert!(cause.contains("no space left on device"), "{problem}");
