@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lsync_agent::fault::OnDemand;
 use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -60,7 +61,7 @@ pub async fn push(
                 let filter = Arc::new(m.filter.clone());
                 let (one_file_system, max_size) = (m.one_file_system, m.max_size);
                 let xattrs = m.attributes.shown_xattrs();
-                let scope = Scope { filter, one_file_system, max_size, xattrs };
+                let scope = Scope { filter, one_file_system, max_size, xattrs, ..Scope::default() };
                 (&m.source, scope, m.watch, m.rescan)
             }
             AnyMirror::Rsync(m) => {
@@ -68,7 +69,7 @@ pub async fn push(
                 let (one_file_system, max_size) = (m.one_file_system, m.max_size);
                 // rsync reads them itself.
                 let xattrs = Classes::NONE;
-                let scope = Scope { filter, one_file_system, max_size, xattrs };
+                let scope = Scope { filter, one_file_system, max_size, xattrs, ..Scope::default() };
                 (&m.source, scope, m.watch, m.rescan)
             }
         };
@@ -102,6 +103,7 @@ pub async fn push(
                     starts,
                     asked: None,
                     has_other_way: false,
+                    faults: OnDemand::default(),
                 };
                 Begun { name, run: Box::pin(run(mirror)) }
             }

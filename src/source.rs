@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use lsync_agent::fault::OnDemand;
 use lsync_agent::meta;
 use lsync_agent::root::Root;
 use lsync_agent::walk::{self, ListError};
@@ -136,6 +137,7 @@ pub struct Source {
     one_file_system: bool,
     max_size: Option<u64>,
     xattrs: Classes,
+    faults: OnDemand,
     standing: Mutex<Standing>,
     /// File systems mounted below the root, where walks met them.
     mounts: Mutex<BTreeSet<RelPath>>,
@@ -177,6 +179,8 @@ pub struct Scope {
     pub max_size: Option<u64>,
     /// Extended attributes of these classes are read.
     pub xattrs: Classes,
+    /// Looks, listings and reads fail when these say so.
+    pub faults: OnDemand,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -206,6 +210,7 @@ impl Source {
             one_file_system: scope.one_file_system,
             max_size: scope.max_size,
             xattrs: scope.xattrs,
+            faults: scope.faults,
             standing: Mutex::new(standing),
             mounts: Mutex::default(),
             watcher: OnceLock::new(),
@@ -282,7 +287,7 @@ impl Source {
         if now.identity == was.identity {
             let root = Root::open(&self.path).map_err(|_| RootTrouble::Gone)?;
             if root.identity() == was.identity {
-                return Ok(root.with_xattrs(self.xattrs));
+                return Ok(root.with_xattrs(self.xattrs).with_faults(self.faults.clone()));
             }
         }
         Err(if now.identity.dev == was.identity.dev || (now.mount_root && was.mount_root) {

@@ -27,6 +27,8 @@ mod ssh;
 mod tree;
 #[path = "suite/two.rs"]
 mod two;
+#[path = "suite/unknown.rs"]
+mod unknown;
 #[path = "suite/verify.rs"]
 mod verify;
 #[path = "suite/watch.rs"]

@@ -12,6 +12,7 @@ use lsync_protocol::path::RelPath;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::fault::Call;
 use crate::meta::xattr::{self, At};
 use crate::meta::{self, Stat};
 use crate::root::Root;
@@ -69,7 +70,7 @@ pub struct Small {
 /// # Errors
 /// Everything else: unknown, not missing.
 pub fn look(root: &Root, path: &RelPath) -> Result<Option<Entry>, io::Error> {
-    let found = root.open_name(path).and_then(|fd| {
+    let found = root.fault(Call::Look, path).and_then(|()| root.open_name(path)).and_then(|fd| {
         let stat = meta::stat_fd(&fd)?;
         let link = match stat.kind {
             Kind::Symlink => {
@@ -94,6 +95,7 @@ pub fn look(root: &Root, path: &RelPath) -> Result<Option<Entry>, io::Error> {
 
 /// Opens a file for reading, and nothing that could block: a FIFO's other end is not waited for.
 pub(crate) fn open(root: &Root, path: &RelPath) -> Result<(OwnedFd, Stat), ReadError> {
+    root.fault(Call::Open, path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = match root.open_at(path.as_bytes(), flags | OFlags::NOATIME) {
         // Only the owner may leave the access time alone.
@@ -183,6 +185,7 @@ pub fn read_small(root: &Root, path: &RelPath, max: u64) -> Result<Small, ReadEr
             return Err(ReadError::TooLarge(Box::new(before.entry(None))));
         }
         let mut content = Vec::new();
+        root.fault(Call::Content, path)?;
         read_at(&fd, 0, before.size as usize, &mut content)?;
         let seen = compare(&before, &meta::stat_fd(&fd)?);
         let short = (content.len() as u64) < before.size;

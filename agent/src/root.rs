@@ -16,6 +16,7 @@ use lsync_protocol::xattr::Classes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::fault::{Call, OnDemand};
 use crate::meta::{self, Stat};
 
 pub mod lock;
@@ -38,6 +39,7 @@ pub struct Root {
     mount: u64,
     resolve: Resolve,
     xattrs: Classes,
+    faults: OnDemand,
 }
 
 /// The kernel refuses longer paths in one call (`PATH_MAX`); they are resolved in pieces.
@@ -80,6 +82,7 @@ impl Root {
             mount: stat.mount,
             resolve,
             xattrs: Classes::NONE,
+            faults: OnDemand::default(),
         })
     }
 
@@ -87,6 +90,22 @@ impl Root {
     #[must_use]
     pub fn with_xattrs(self, xattrs: Classes) -> Root {
         Root { xattrs, ..self }
+    }
+
+    /// Looks, listings and reads fail when these say so.
+    #[must_use]
+    pub fn with_faults(self, faults: OnDemand) -> Root {
+        Root { faults, ..self }
+    }
+
+    /// Says whether a call about a path beneath the root fails.
+    pub(crate) fn fault(&self, call: Call, path: &RelPath) -> Result<(), Errno> {
+        self.faults.before(call, path)
+    }
+
+    /// The faults, for whoever goes on without the root.
+    pub(crate) fn faults(&self) -> &OnDemand {
+        &self.faults
     }
 
     /// Of which extended attributes looks and listings tell.

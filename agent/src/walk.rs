@@ -16,6 +16,7 @@ use lsync_protocol::xattr::{Classes, Xattrs};
 use rustix::fs::RawDir;
 use rustix::io::Errno;
 
+use crate::fault::Call;
 use crate::meta::cwd::{Inside, OwnCwd};
 use crate::meta::xattr::{self, At};
 use crate::meta::{self, Stat};
@@ -96,9 +97,10 @@ pub(crate) fn list_from(
     dir: &RelPath,
     cwd: Option<&OwnCwd>,
 ) -> Result<Listing, ListError> {
+    root.fault(Call::List, dir)?;
     let fd = root.open_dir(dir)?;
     let facts = meta::stat_fd(&fd)?.into();
-    list_open(fd.as_fd(), facts, root.xattrs(), cwd)
+    list_open(fd.as_fd(), facts, (root, dir), cwd)
 }
 
 /// Bytes of names that one call brings.
@@ -107,9 +109,10 @@ const BUFFER: usize = 32 * 1024;
 fn list_open(
     fd: BorrowedFd<'_>,
     facts: DirFacts,
-    classes: Classes,
+    (root, dir): (&Root, &RelPath),
     cwd: Option<&OwnCwd>,
 ) -> Result<Listing, ListError> {
+    let classes = root.xattrs();
     let inside = cwd.filter(|_| classes.any()).and_then(|cwd| cwd.enter(fd));
     let mut listing = Listing {
         entries: Vec::new(),
@@ -126,6 +129,7 @@ fn list_open(
             Err(Errno::INTR) => continue,
             next => next?,
         };
+        root.fault(Call::Names, dir)?;
         let name = next.file_name().to_bytes();
         if name == b"." || name == b".." {
             continue;
@@ -135,7 +139,8 @@ fn list_open(
         } else if check_name(name).is_err() {
             listing.unknown.push((name.into(), io::ErrorKind::InvalidFilename.into()));
         } else {
-            match look_at(fd, name, classes, inside.as_ref()) {
+            let fault = root.faults().for_name(dir, name);
+            match fault.and_then(|()| look_at(fd, name, classes, inside.as_ref())) {
                 Ok(Some(entry)) => listing.entries.push(Named { name: name.into(), entry }),
                 // Gone since its name was read.
                 Ok(None) => {}
@@ -321,12 +326,13 @@ where
     }
 
     fn read(&self, dir: &RelPath, cwd: Option<&OwnCwd>) -> Result<Listing, ListError> {
+        self.root.fault(Call::List, dir)?;
         let fd = self.root.open_dir(dir)?;
         let facts = meta::stat_fd(&fd)?.into();
         (self.enter)(dir, fd.as_fd(), &facts).map_err(ListError::Trouble)?;
         // Only from here on is it watched: what changed before and after the first look, and told
         // nobody, is in this one.
-        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into(), self.root.xattrs(), cwd)
+        list_open(fd.as_fd(), meta::stat_fd(&fd)?.into(), (self.root, dir), cwd)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lsync_agent::fault::{Faults, OnDemand};
 use lsync_agent::{ServeError, ServeOptions, serve};
 use lsync_protocol::handshake::{Create, Hello, Role, Standing};
 use lsync_protocol::path::Escaped;
@@ -37,6 +38,8 @@ pub(super) struct Greeting {
     /// Only what differs is mended. Another mirror than the one that may be running: that one's
     /// agent has not to give way.
     pub(super) heals: bool,
+    /// What fails in an agent of this process.
+    pub(super) faults: OnDemand,
 }
 
 /// Connects, has the agent in place, and greets it.
@@ -46,7 +49,7 @@ pub(super) async fn connect(what: Greeting, metrics: Arc<dyn Metrics>) -> Result
     metrics.notice(Notice::Connecting { mirror: config.name.as_str().into() });
     match &config.target {
         Target::Local(_) => {
-            let greeted = greet(local()?, &hello).await?;
+            let greeted = greet(local(what.faults.faults())?, &hello).await?;
             Ok(Connected { greeted, remote: None })
         }
         Target::Ssh(target) => {
@@ -73,9 +76,10 @@ pub async fn remote(
 }
 
 /// The agent's own library on threads of this process.
-fn local() -> Result<Link> {
+fn local(faults: Option<Arc<dyn Faults>>) -> Result<Link> {
     link::local::connect(|reader, writer| {
-        let options = ServeOptions { in_process: true, confine: false, ..ServeOptions::default() };
+        let options =
+            ServeOptions { in_process: true, confine: false, faults, ..ServeOptions::default() };
         match serve(&options, reader, writer) {
             Ok(()) | Err(ServeError::Refused(_)) => {
                 LinkEnd { status: Some(0), ..LinkEnd::default() }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lsync_agent::fault::OnDemand;
 use lsync_protocol::entry::Quick;
 use lsync_protocol::message::MAX_LISTS;
 use lsync_protocol::path::RelPath;
@@ -60,6 +61,8 @@ pub struct Running {
     pub asked: Option<Asked>,
     /// There is another way to mirror to it: a host that takes no agent ends this one.
     pub has_other_way: bool,
+    /// What fails in an agent of this process, for tests.
+    pub faults: OnDemand,
 }
 
 /// What has become of the first connects of all mirrors: where none succeeds, the program ends.
@@ -341,6 +344,7 @@ impl Loop {
                     key: self.running.key,
                     dry_run: self.running.dry_run || self.running.verify == Verify::Tell,
                     heals: self.running.verify == Verify::Heal,
+                    faults: self.running.faults.clone(),
                 };
                 let metrics = Arc::clone(&self.running.metrics);
                 self.link = Link::Connecting(tokio::spawn(connect(what, metrics)));

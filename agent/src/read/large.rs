@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::holes::Data;
 use super::{PASSES, Pass, ReadError, compare, open, read_at, read_into, sequential};
+use crate::fault::{Call, OnDemand};
 use crate::meta::{self, Stat};
 use crate::root::Root;
 
@@ -54,6 +55,8 @@ pub struct FileReader {
     /// What of it does not stand in a hole, and which of its blocks are other than before.
     filled: Range<u64>,
     differ: Vec<bool>,
+    path: RelPath,
+    faults: OnDemand,
 }
 
 impl FileReader {
@@ -84,6 +87,8 @@ impl FileReader {
             at: 0,
             filled: 0..0,
             differ: Vec::new(),
+            path: path.clone(),
+            faults: root.faults().clone(),
         })
     }
 
@@ -185,6 +190,7 @@ impl FileReader {
     /// Reads into the buffer, unless it begins in a hole: then zeros are there up to its end. How far
     /// it came.
     fn fill(&mut self, at: u64, size: u64) -> Result<usize, Errno> {
+        self.faults.before(Call::Content, &self.path)?;
         let end = at + size;
         self.at = at;
         self.filled = end..end;
@@ -243,6 +249,7 @@ impl FileReader {
     /// The operating system's.
     pub fn read(&mut self, at: u64, size: usize, into: &mut Vec<u8>) -> Result<(), std::io::Error> {
         self.reread = true;
+        self.faults.before(Call::Content, &self.path)?;
         read_at(&self.fd, at, size, into)?;
         if into.len() < size {
             self.short = true;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lsync_agent::fault::OnDemand;
 use lsync_protocol::path::{Escaped, RelPath};
-use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -112,7 +112,7 @@ impl Round {
                         filter: Arc::new(config.filter.clone()),
                         one_file_system: config.one_file_system,
                         max_size: config.max_size,
-                        xattrs: Classes::NONE,
+                        ..Scope::default()
                     };
                     let watch = (!round.once).then_some(config.watch);
                     let source =
@@ -200,6 +200,7 @@ impl Round {
             one_file_system: config.one_file_system,
             max_size: config.max_size,
             xattrs: config.attributes.shown_xattrs(),
+            ..Scope::default()
         };
         let watch = live.then_some(config.watch);
         let source = LateSource::new(name, &config.source, scope, watch, config.rescan);
@@ -227,6 +228,7 @@ impl Round {
                 starts,
                 asked: Some(asked),
                 has_other_way,
+                faults: OnDemand::default(),
             };
             (called, run::run(running).await)
         });

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use lsync_protocol::xattr::Classes;
 use mlua::Lua;
 use tokio::sync::watch;
 
@@ -67,12 +66,7 @@ pub(super) fn start(
     let mode = settings.inotify_mode;
     let (mut sources, mut syncs, mut crontabs) = (Vec::new(), Vec::new(), Vec::new());
     for Own { place, entry, filter, crontab } in own {
-        let scope = Scope {
-            filter: Arc::new(filter.clone()),
-            one_file_system: false,
-            max_size: None,
-            xattrs: Classes::NONE,
-        };
+        let scope = Scope { filter: Arc::new(filter.clone()), ..Scope::default() };
         let watch = Some(WatchChoice::Auto);
         let source = LateSource::new(&entry.name, &entry.source, scope, watch, None);
         sources.push((place, entry.name.clone(), source.begin(how.patient, &**told)?));
