@@ -476,7 +476,13 @@ impl Mirror {
         let standing = (welcome.boot, root.map(|root| root.identity));
         // Another boot, another root: what was acked may not be there.
         if self.before != Some(standing) {
-            self.walks_due.insert(RelPath::root(), false);
+            let crashed = self.before.is_some_and(|(boot, _)| boot != welcome.boot);
+            let (unwritten, more) =
+                if crashed { self.recent.unwritten(now) } else { Default::default() };
+            for path in unwritten {
+                self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
+            }
+            self.walks_due.insert(RelPath::root(), more);
             self.walk_not_before = None;
         }
         self.before = Some(standing);

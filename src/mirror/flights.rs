@@ -267,7 +267,7 @@ impl Flights {
 }
 
 /// Does it bring content that is read when it is built?
-fn is_content(op: &Planned) -> bool {
+pub(super) fn is_content(op: &Planned) -> bool {
     match op {
         Planned::Content { .. } => true,
         Planned::Replace { new, .. } => is_content(new),

@@ -9,7 +9,7 @@ use lsync_protocol::message::{INLINE_MAX, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
 use super::clear::Cleared;
-use super::flights::is_small_content;
+use super::flights::{is_content, is_small_content};
 use super::problems::What;
 use super::{Asked, Cause, Effect, Flight, Mirror, NotBuilt, Report};
 use crate::collate::{Collate, Follow, Marks, Step};
@@ -487,8 +487,8 @@ impl Mirror {
                     };
                     let outcome = said.remove(&id);
                     self.link_ended(&flight.op, outcome.as_ref(), now);
-                    if outcome.is_none() && is_small_content(&flight.op) {
-                        self.recent.sent(&path, now);
+                    if outcome.is_none() && is_content(&flight.op) {
+                        self.recent.sent(&path, is_small_content(&flight.op), now);
                     }
                     match outcome {
                         None => self.succeeded(&flight, now),

@@ -74,6 +74,7 @@ impl Mirror {
         {
             self.collate.mark(to, Marks::CONTENT.with(Marks::WRITTEN), now);
         }
+        self.recent.renamed(from, to);
         let known = !self.origins.of(from).is_empty();
         let olds = self.origins.renamed(from, to, told);
         self.let_go(&olds, now);

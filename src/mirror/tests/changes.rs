@@ -316,6 +316,35 @@ fn the_link_may_break_anywhere() {
 }
 
 #[test]
+fn what_a_power_cut_took_from_the_target_is_found() {
+    // Size and time are there, what was sent a moment ago is not.
+    for renamed in [false, true] {
+        let mut world = World::live(rules(), &TREE);
+        world.now += std::time::Duration::from_secs(3600);
+        world.write("d/x", 31);
+        world.write("f", 34);
+        world.settle();
+        if renamed {
+            world.rename("d", "e");
+            world.settle();
+        }
+        let lost = if renamed { ["e/x", "f"] } else { ["d/x", "f"] };
+        world.cut();
+        for name in lost {
+            world.target.get_mut(&path(name)).unwrap().content += 3;
+        }
+        let (sent, old) = (world.sent.len(), world.target[&path("g")].clone());
+        world.boot += 1;
+        world.connect();
+        world.settle_for(60);
+        world.assert_equal();
+        assert_eq!(world.target[&path("g")], old);
+        let sends = world.sent[sent..].iter().filter(|line| line.starts_with("send ")).count();
+        assert_eq!(sends, 2, "no more than that");
+    }
+}
+
+#[test]
 fn when_names_are_deleted_is_the_users_choice() {
     for (delete, at_start, live) in [
         (Delete::Yes, true, true),
