@@ -9,6 +9,8 @@ mod cli;
 mod deploy;
 #[path = "suite/docs.rs"]
 mod docs;
+#[path = "suite/faults.rs"]
+mod faults;
 #[path = "suite/house.rs"]
 mod house;
 #[path = "suite/legacy.rs"]

@@ -21,22 +21,22 @@ use super::world::World;
 const HISTORIES: u64 = 40;
 
 /// Numbers that look random and can be had again.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub fn new(seed: u64) -> Random {
         // Neighbouring seeds must not begin alike.
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 >> 11
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next()).unwrap() % n
     }
 
@@ -49,12 +49,12 @@ impl Random {
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e\n]", "f"];
 
 /// The source and what happens to it.
-struct History {
-    random: Random,
-    root: PathBuf,
-    outside: PathBuf,
+pub struct History {
+    pub random: Random,
+    pub root: PathBuf,
+    pub outside: PathBuf,
     /// What was done, for a failure.
-    told: Vec<String>,
+    pub told: Vec<String>,
 }
 
 impl History {
@@ -119,7 +119,7 @@ impl History {
     }
 
     /// One thing happens.
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let (dirs, others) = self.names();
         let inner = &dirs[1..];
         let target = self.any_name(&dirs);
