@@ -289,4 +289,37 @@ mod tests {
         header[5] = 0x81;
         assert_eq!(Header::decode(&header), Err(BadFrame::Flags(0x81)));
     }
+
+    /// Raw bytes are what content travels as: whatever is decoded with some behind it is a source's.
+    #[test]
+    fn no_answer_of_an_agent_carries_content() {
+        let carries = |kind: u8, control: &[u8]| {
+            let body = [control, b"raw"].concat();
+            let header = Header { length: body.len(), kind, stream: 0, squeezed: false };
+            Frame::decode(header, body).is_ok_and(|frame| !frame.raw().is_empty())
+        };
+        let answers = [
+            Message::Same { request: 1 },
+            Message::Entries { request: 1, last: true, entries: Vec::new() },
+            Message::Acks { done: vec![(1, 1)], outcomes: Vec::new(), small: 1 },
+            Message::Credit { bulk: 1 },
+            Message::BaseIs { stage: 1, size: Some(1), known: true },
+            Message::Kept { stage: 1, size: 1 },
+            Message::Sums { stage: 1, sums: vec![1] },
+            Message::Warning { text: "x".into() },
+        ];
+        for answer in answers {
+            let mut frame = Vec::new();
+            encode(&answer, 0, &mut frame);
+            assert!(!carries(answer.kind(), &frame[HEADER..]), "{answer:?}");
+        }
+        // Nor is there another kind, with any control part of a few bytes.
+        for kind in 32..=u8::MAX {
+            for a in 0..=u8::MAX {
+                for control in [&[][..], &[a], &[1, a], &[a, 1, 0], &[1, a, 0, 0]] {
+                    assert!(!carries(kind, control), "{kind} {control:?}");
+                }
+            }
+        }
+    }
 }

@@ -363,3 +363,51 @@ fn the_messages_that_are_explained_are_those_of_the_program() {
     }
     assert!(seen > 30, "only {seen} messages found");
 }
+
+/// The files of sources that a name of a test may mean, by its modules.
+fn files_of(modules: &[&str]) -> Vec<PathBuf> {
+    let (dir, rest) = match modules {
+        ["agent", "suite", rest @ ..] => ("agent/tests/suite", rest),
+        ["suite", rest @ ..] => ("tests/suite", rest),
+        ["agent", rest @ ..] => ("agent/src", rest),
+        ["protocol", rest @ ..] => ("protocol/src", rest),
+        rest => ("src", rest),
+    };
+    let path = format!("{dir}/{}", rest.join("/"));
+    let all = [format!("{path}.rs"), format!("{path}/tests.rs"), format!("{path}_tests.rs")];
+    all.iter().map(|name| root().join(name)).filter(|path| path.exists()).collect()
+}
+
+/// Is there a test of this name? `modules::of::it::name`.
+fn is_test(name: &str) -> bool {
+    let parts: Vec<&str> = name.split("::").collect();
+    let Some((function, modules)) = parts.split_last() else { return false };
+    files_of(modules).iter().any(|file| {
+        let text = fs::read_to_string(file).unwrap();
+        let Some(at) = text.find(&format!("fn {function}(")) else { return false };
+        // Its attribute stands right before it, or that of all the properties does.
+        let before = &text[..at];
+        let lines: Vec<&str> = before.lines().rev().take(4).map(str::trim).collect();
+        lines.iter().any(|line| line.starts_with("#[test") || line.starts_with("#[tokio::test"))
+    })
+}
+
+#[test]
+fn every_class_of_weakness_has_a_test_or_a_reason() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let (_, table) = text.split_once("## Which test holds which class").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    let mut tests = 0;
+    for row in &rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [class, held] = cells[..] else { panic!("not two cells: {row}") };
+        assert!(!class.trim().is_empty() && held.trim().len() > 20, "{row}");
+        for name in held.split('`').skip(1).step_by(2).filter(|code| code.contains("::")) {
+            assert!(is_test(name), "SECURITY.md: there is no test {name}");
+            tests += 1;
+        }
+    }
+    assert!(rows.len() > 25 && tests > 50, "{} rows, {tests} tests", rows.len());
+    assert!(!is_test("docs::is_test") && !is_test("suite::docs::files_of"));
+}

@@ -117,4 +117,12 @@ mod tests {
         }
         assert_eq!(asked.get(), 1);
     }
+
+    #[test]
+    fn nobody_is_called_nothing() {
+        for name in ["", " ", "\n", "0", "root\n", "\nroot", "root:x", "\0", "+", "-"] {
+            assert_eq!(uid_of(name), None, "{name:?}");
+            assert_eq!(gid_of(name), None, "{name:?}");
+        }
+    }
 }
