@@ -14,7 +14,9 @@ mod suite {
     mod order;
     mod peer;
     mod process;
+    mod random;
     mod stages;
+    mod swapped;
     mod trash;
     mod unprivileged;
     mod versions;

@@ -236,7 +236,8 @@ impl Reader<'_> {
             Message::Pong(_) => {}
             Message::List { first, dirs } => {
                 let held = Arc::new(self.hold(body, raw_at));
-                for (request, asked) in (first..).zip(dirs) {
+                // Numbers second: after the last one there may be no further number.
+                for (asked, request) in dirs.into_iter().zip(first..) {
                     let Asked { dir, digest } = asked;
                     self.ask(Ask::List { request, dir, digest, _held: held.clone() });
                 }
@@ -430,7 +431,7 @@ impl Reader<'_> {
         let body = Arc::new(self.hold(body, raw_at));
         let mut at = 0;
         let mut works = Vec::with_capacity(ops.len());
-        for (id, op) in (first..).zip(ops) {
+        for (op, id) in ops.into_iter().zip(first..) {
             let content = at..at + op.inline_size();
             at = content.end;
             let stage = match op.stage() {
