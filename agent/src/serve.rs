@@ -243,7 +243,9 @@ fn ground(
         faults: options.faults.clone(),
         stop: AtomicBool::new(false),
         generation: AtomicU64::new(0),
-        warn: Box::new(move |text| outbox.say(Message::Warning { text })),
+        warn: Box::new(move |text| {
+            outbox.say(Message::Warning { text: crate::trouble::bounded(text) });
+        }),
         lost: Box::new(move || lost.broken("the root was removed")),
         warned: Default::default(),
         opened: Default::default(),

@@ -630,7 +630,7 @@ impl Message {
                 }
                 Message::Sums { stage, sums }
             }
-            kind::WARNING => Message::Warning { text: take.get()? },
+            kind::WARNING => Message::Warning { text: take.get::<answer::Bounded>()?.0 },
             other => return Err(BadMessage::Type(other)),
         };
         Ok((message, body.len() - take.rest.len()))

@@ -256,7 +256,7 @@ impl AgentCarrier {
             received: AtomicU64::new(0),
         });
         let (orders, orders_in) = mpsc::unbounded_channel();
-        let (answers, answers_in) = mpsc::unbounded_channel();
+        let (answers, answers_in) = mpsc::channel(outgoing::ANSWERS);
         let (urgent, urgent_in) = mpsc::unbounded_channel();
         let (bulk, bulk_in) = mpsc::channel(4);
         let (large, large_in) = mpsc::unbounded_channel();

@@ -642,7 +642,9 @@ impl Loop {
             }
             Carried::Compared { request, files } => Event::Compared { request, files },
             Carried::Acked { done, outcomes } => {
-                self.count(Counter::Acks, done.iter().map(|(_, count)| count).sum());
+                // The agent's numbers: they need not be of anything.
+                let acks = done.iter().fold(0u64, |all, (_, count)| all.saturating_add(*count));
+                self.count(Counter::Acks, acks);
                 Event::Acked { done, outcomes }
             }
             Carried::NotBuilt { id, why } => Event::NotBuilt { id, why },

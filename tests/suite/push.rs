@@ -35,6 +35,8 @@ mod first;
 mod grow;
 #[path = "push/guards.rs"]
 mod guards;
+#[path = "push/hostile.rs"]
+mod hostile;
 #[path = "push/inplace.rs"]
 mod inplace;
 #[path = "push/lanes.rs"]

@@ -1,8 +1,8 @@
 //! What an agent answers: what became of operations, and what it found.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Hash;
+use super::{Hash, MAX_TEXT};
 use crate::entry::Kind;
 
 /// What became of an operation, where there is something to say.
@@ -32,7 +32,21 @@ pub struct Trouble {
     /// The operating system's error number, 0 when it is not one of its.
     pub errno: i32,
     /// In words, at most [`MAX_TEXT`](super::MAX_TEXT) bytes.
+    #[serde(deserialize_with = "bounded")]
     pub text: String,
+}
+
+/// Text for people that stands alone.
+#[derive(Deserialize)]
+pub(super) struct Bounded(#[serde(deserialize_with = "bounded")] pub(super) String);
+
+/// Text for people, no longer than it may be.
+fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.len() > MAX_TEXT {
+        return Err(serde::de::Error::invalid_length(text.len(), &"a short text"));
+    }
+    Ok(text)
 }
 
 /// Why a directory could not be listed.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use lsync_protocol::entry::Named;
 use lsync_protocol::frame::{Frame, HEADER, Header};
-use lsync_protocol::message::Message;
+use lsync_protocol::message::{MAX_STAGES, Message};
 use lsync_protocol::path::{Escaped, check_name};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::timeout;
 
 use super::{Shared, locked};
@@ -22,8 +22,12 @@ use crate::link::Ended;
 const SILENCE: Duration = Duration::from_secs(15);
 /// After so many questions without an answer it is lost.
 const SILENCES_MAX: u32 = 3;
-/// The most entries of one directory.
-const ENTRIES_MAX: usize = 16 << 20;
+/// The most entries of the directories whose listings have come in part.
+const ENTRIES_MAX: usize = 4 << 20;
+/// The most bytes that those parts took on the wire.
+const LISTED_MAX: usize = 128 << 20;
+/// The most warnings of one link: an agent says each of a handful once.
+const WARNINGS_MAX: u32 = 200;
 
 /// Why reading ended.
 enum End {
@@ -44,7 +48,7 @@ pub(super) async fn read(
     reader: Box<dyn AsyncRead + Send + Unpin>,
     ended: Ended,
     peer: String,
-    answers: mpsc::UnboundedSender<Vec<u8>>,
+    answers: mpsc::Sender<Vec<u8>>,
     events: mpsc::Sender<Carried>,
     shared: Arc<Shared>,
 ) {
@@ -72,18 +76,18 @@ pub(super) async fn read(
 
 async fn frames<R: AsyncRead + Unpin>(
     reader: &mut R,
-    answers: &mpsc::UnboundedSender<Vec<u8>>,
+    answers: &mpsc::Sender<Vec<u8>>,
     events: &mpsc::Sender<Carried>,
     shared: &Shared,
 ) -> End {
-    let mut listings: HashMap<u32, Vec<Named>> = HashMap::new();
+    let mut told = Told::default();
     loop {
         let frame = match next(reader, answers, shared).await {
             Ok(frame) => frame,
             Err(end) => return end,
         };
         shared.received.fetch_add(frame.wire_size() as u64, Ordering::Relaxed);
-        let said = match take(frame, &mut listings, answers, shared) {
+        let said = match take(frame, &mut told, answers, shared) {
             Ok(Some(said)) => said,
             Ok(None) => continue,
             Err(what) => return End::Nonsense(what.to_owned()),
@@ -94,10 +98,58 @@ async fn frames<R: AsyncRead + Unpin>(
     }
 }
 
+/// What came of which more is to come, and how much that is: none of it may be without end.
+#[derive(Default)]
+struct Told {
+    /// Listings that have come in part, and their bytes on the wire.
+    listings: HashMap<u32, (Vec<Named>, usize)>,
+    /// All their entries.
+    entries: usize,
+    /// All their bytes.
+    bytes: usize,
+    warnings: u32,
+}
+
+impl Told {
+    /// A part of a listing; the whole of it with the last one.
+    fn listed(
+        &mut self,
+        request: u32,
+        last: bool,
+        part: Vec<Named>,
+        bytes: usize,
+    ) -> Result<Option<Vec<Named>>, &'static str> {
+        if part.is_empty() && !last {
+            return Err("a part of a directory with nothing in it");
+        }
+        self.entries += part.len();
+        self.bytes += bytes;
+        if self.entries > ENTRIES_MAX || self.bytes > LISTED_MAX {
+            return Err("a directory without end");
+        }
+        let (listing, taken) = self.listings.entry(request).or_default();
+        *taken += bytes;
+        for named in part {
+            check_name(&named.name).map_err(|_| "an entry with an impossible name")?;
+            if listing.last().is_some_and(|before| before.name >= named.name) {
+                return Err("entries out of order");
+            }
+            listing.push(named);
+        }
+        if !last {
+            return Ok(None);
+        }
+        let (listing, taken) = self.listings.remove(&request).unwrap_or_default();
+        self.entries -= listing.len();
+        self.bytes -= taken;
+        Ok(Some(listing))
+    }
+}
+
 /// The next frame. While nothing comes, the far end is asked.
 async fn next<R: AsyncRead + Unpin>(
     reader: &mut R,
-    answers: &mpsc::UnboundedSender<Vec<u8>>,
+    answers: &mpsc::Sender<Vec<u8>>,
     _shared: &Shared,
 ) -> Result<Frame, End> {
     let mut header = [0; HEADER];
@@ -118,7 +170,7 @@ async fn next<R: AsyncRead + Unpin>(
                 }
                 let mut ping = Vec::new();
                 lsync_protocol::frame::encode(&Message::Ping(silences.into()), 0, &mut ping);
-                let _ = answers.send(ping);
+                let _ = answers.try_send(ping);
                 continue;
             }
             Ok(Err(error)) => return Err(End::Broken(error)),
@@ -144,13 +196,14 @@ async fn next<R: AsyncRead + Unpin>(
 /// asked, or says impossible things, ends the link.
 fn take(
     frame: Frame,
-    listings: &mut HashMap<u32, Vec<Named>>,
-    answers: &mpsc::UnboundedSender<Vec<u8>>,
+    told: &mut Told,
+    answers: &mpsc::Sender<Vec<u8>>,
     shared: &Shared,
 ) -> Result<Option<Carried>, &'static str> {
     let answered = |request: u32| {
         if locked(&shared.asked).remove(&request) { Ok(()) } else { Err("an answer not asked for") }
     };
+    let wire = frame.wire_size();
     Ok(match frame.message {
         Message::Same { request } => {
             answered(request)?;
@@ -164,24 +217,9 @@ fn take(
             if !locked(&shared.asked).contains(&request) {
                 return Err("an answer not asked for");
             }
-            let listing = listings.entry(request).or_default();
-            for named in entries {
-                check_name(&named.name).map_err(|_| "an entry with an impossible name")?;
-                if listing.last().is_some_and(|before| before.name >= named.name) {
-                    return Err("entries out of order");
-                }
-                listing.push(named);
-            }
-            if listing.len() > ENTRIES_MAX {
-                return Err("a directory without end");
-            }
-            if last {
-                answered(request)?;
-                let entries = listings.remove(&request).unwrap_or_default();
-                Some(Carried::Entries { request, entries })
-            } else {
-                None
-            }
+            let Some(entries) = told.listed(request, last, entries, wire)? else { return Ok(None) };
+            answered(request)?;
+            Some(Carried::Entries { request, entries })
         }
         Message::NameIds { users, groups } => Some(Carried::NameIds { users, groups }),
         Message::Acks { done, outcomes, small } => {
@@ -206,7 +244,16 @@ fn take(
             None
         }
         Message::StageTrouble { stage, trouble } => {
-            locked(&shared.broken).insert(stage, Escaped(trouble.text.as_bytes()).to_string());
+            // Numbers only grow, from 1, and do not come round in the time of one link.
+            if stage == 0 || stage > shared.last_stage.load(Ordering::Relaxed) {
+                return Err("trouble of a content that was not sent");
+            }
+            let mut broken = locked(&shared.broken);
+            broken.insert(stage, Escaped(trouble.text.as_bytes()).to_string());
+            // It may have come after the content's end, and then nobody asks.
+            if broken.len() > MAX_STAGES {
+                broken.pop_first();
+            }
             None
         }
         Message::BaseIs { stage, size, known } => {
@@ -225,11 +272,20 @@ fn take(
             shared.hashes.answered(request, files)?;
             None
         }
-        Message::Warning { text } => Some(Carried::Warning(Escaped(text.as_bytes()).to_string())),
+        Message::Warning { text } => {
+            told.warnings += 1;
+            if told.warnings > WARNINGS_MAX {
+                return Err("warnings without end");
+            }
+            Some(Carried::Warning(Escaped(text.as_bytes()).to_string()))
+        }
         Message::Ping(n) => {
             let mut pong = Vec::new();
             lsync_protocol::frame::encode(&Message::Pong(n), 0, &mut pong);
-            let _ = answers.send(pong);
+            // Who asks and does not read the answers would have us keep them all.
+            if answers.try_send(pong).is_err_and(|e| matches!(e, TrySendError::Full(_))) {
+                return Err("questions without end");
+            }
             None
         }
         Message::Pong(number) => {

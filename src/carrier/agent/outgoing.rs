@@ -19,6 +19,8 @@ const GATHER: usize = 256 * 1024;
 const LARGE: usize = 32 * 1024;
 /// So many written frames of content wait to be filled again.
 const SPARES: usize = 24;
+/// So many answers to the agent's questions wait to be written: it asks once in a while.
+pub(super) const ANSWERS: usize = 64;
 
 /// A frame of a stage's content; `written` hears when it has left.
 pub(super) struct Bulk {
@@ -29,7 +31,7 @@ pub(super) struct Bulk {
 /// What waits to be written.
 pub(super) struct Queues {
     /// Questions and answers whether somebody is there: no limit keeps them back.
-    pub(super) answers: mpsc::UnboundedReceiver<Vec<u8>>,
+    pub(super) answers: mpsc::Receiver<Vec<u8>>,
     /// Operations, and what else is small. An empty frame is the end.
     pub(super) urgent: mpsc::UnboundedReceiver<Vec<u8>>,
     /// Content of large files.

@@ -125,7 +125,8 @@ impl Said {
             Step::Delete { .. } => self.deleted += 1,
             _ => self.ops += 1,
         }
-        self.bytes += bytes;
+        // As it was printed, whatever that is.
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
     pub(super) fn ended(&mut self, status: ExitStatus) {
