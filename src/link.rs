@@ -97,6 +97,9 @@ pub struct Link {
     pub peer: String,
     /// Both ends are in one process: bytes cost nothing.
     pub near: bool,
+    /// A command that `authorized_keys` fixes for our key runs there, whatever was asked: the version
+    /// of the agent that it is.
+    pub fixed: Option<String>,
 }
 
 /// A host on which commands can be run: an ssh connection, or a program that makes one.

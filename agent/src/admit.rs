@@ -9,10 +9,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use lsync_protocol::entry::Kind;
-use lsync_protocol::handshake::{Create, Hello, Refusal, Role, RootHere, Standing};
+use lsync_protocol::handshake::{self, Create, Hello, Refusal, Role, RootHere, Standing};
 use lsync_protocol::message::NEWEST;
 use lsync_protocol::path::RelPath;
 
+use crate::fixed::Fixed;
 use crate::meta;
 use crate::root::lock::{Claim, Lock};
 use crate::root::{self, Root};
@@ -46,6 +47,9 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
             ));
         }
     }
+    if let Some(fixed) = &options.fixed {
+        return admit_fixed(options, fixed, hello, boot);
+    }
     let path = wanted(options, &hello.root)?;
     let here = |root: &Root| {
         if hello.standing.boot == boot { overlap(root, &hello.standing) } else { Ok(()) }
@@ -76,6 +80,44 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
         return Err(Refusal::Slash);
     }
     here(&root)?;
+    let path = std::path::absolute(&path).unwrap_or(path);
+    take(options, hello, root, &path, created, boot)
+}
+
+/// The root is what it is, and open, whatever the source asks for.
+fn admit_fixed(
+    options: &ServeOptions,
+    fixed: &Fixed,
+    hello: &Hello,
+    boot: [u8; 16],
+) -> Result<Admitted, Refusal> {
+    let handshake::Fixed { read_only, trash, .. } = &fixed.said;
+    if *read_only && hello.create != Create::Nothing {
+        return Err(Refusal::ReadOnly(root::path_bytes(&fixed.path)));
+    }
+    if fixed.no_moves && trash.is_none() && hello.trash.is_some() {
+        return Err(Refusal::Unsupported(
+            "on this kernel a trash has to be named where the root is: lsync-agent --root DIR \
+             --trash NAME"
+                .into(),
+        ));
+    }
+    let root = fixed.root.again().map_err(|error| refused(&error))?;
+    if hello.standing.boot == boot {
+        overlap(&root, &hello.standing)?;
+    }
+    take(options, hello, root, &fixed.path, false, boot)
+}
+
+/// Has the root for one mirror.
+fn take(
+    options: &ServeOptions,
+    hello: &Hello,
+    root: Root,
+    path: &Path,
+    created: bool,
+    boot: [u8; 16],
+) -> Result<Admitted, Refusal> {
     if let Some(trash) = &hello.trash {
         usable(&root, &trash.dir)?;
     }
@@ -94,10 +136,9 @@ pub(crate) fn admit(options: &ServeOptions, hello: &Hello) -> Result<Admitted, R
         )?),
     };
     let stat = meta::stat_fd(&root).map_err(|error| refused(&error.into()))?;
-    let absolute = std::path::absolute(&path).unwrap_or(path);
     let found = RootHere {
         identity: root.identity(),
-        path: root::path_bytes(&absolute),
+        path: root::path_bytes(path),
         entry: stat.entry(None),
         created,
     };
@@ -130,7 +171,7 @@ fn missing(error: &io::Error) -> bool {
 }
 
 /// The path that is meant: absolute, in a home, or from where we were started.
-fn wanted(options: &ServeOptions, bytes: &[u8]) -> Result<PathBuf, Refusal> {
+pub(crate) fn wanted(options: &ServeOptions, bytes: &[u8]) -> Result<PathBuf, Refusal> {
     if bytes.contains(&0) {
         return Err(Refusal::Root("a path with a NUL byte".into()));
     }

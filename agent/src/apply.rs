@@ -31,6 +31,9 @@ mod inplace;
 mod link;
 mod name;
 mod special;
+mod young;
+
+pub(crate) use young::Young;
 
 /// What all threads that apply share.
 pub(crate) struct Ground {
@@ -42,6 +45,8 @@ pub(crate) struct Ground {
     pub(crate) fsync: bool,
     /// A file that is there is written into, and not replaced.
     pub(crate) inplace: bool,
+    /// No name goes but those that came on this link.
+    pub(crate) no_delete: Option<Young>,
     /// What would be lost goes there.
     pub(crate) trash: Option<Trash>,
     /// Directories of the root that are no part of the mirror: the trash, and what once was one.
@@ -207,6 +212,7 @@ impl Hand {
                 self.restructured();
                 done
             }
+            Op::Remove { .. } if self.ground.no_delete.is_some() => Err(Outcome::Forbidden.into()),
             Op::Remove { path, kind } => {
                 let done = self.remove(path, *kind);
                 if *kind == Kind::Dir {

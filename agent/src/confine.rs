@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 
 use crate::root::Root;
@@ -24,32 +24,53 @@ pub fn confine(root: &Root, cache: Option<&Path>, moves: bool) -> Result<bool, S
     if moves && !can_allow_moves() {
         return Ok(false);
     }
-    restrict(root, cache).map_err(|error| error.to_string())
+    let writes = all() & !AccessFs::Execute;
+    restrict(root, writes, cache).map_err(|error| error.to_string())
+}
+
+/// Confines this process as [`confine`] does, and lets it write nowhere.
+///
+/// Returns whether Landlock is in force.
+///
+/// # Errors
+/// In words, when the kernel knows it and refuses.
+pub fn read_only(root: &Root) -> Result<bool, String> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())?;
+    let reads = AccessFs::from_read(ABI_USED) & !AccessFs::Execute;
+    restrict(root, reads, None).map_err(|error| error.to_string())
+}
+
+/// The newest rights that are asked for.
+const ABI_USED: ABI = ABI::V5;
+
+fn all() -> BitFlags<AccessFs> {
+    AccessFs::from_all(ABI_USED)
 }
 
 /// Does the kernel know the right to move names between directories? If not, nobody has it.
-fn can_allow_moves() -> bool {
+pub(crate) fn can_allow_moves() -> bool {
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     ruleset.handle_access(AccessFs::Refer).is_ok()
 }
 
-fn restrict(root: &Root, cache: Option<&Path>) -> Result<bool, landlock::RulesetError> {
-    let abi = ABI::V5;
-    let all = AccessFs::from_all(abi);
-    // Programs are never run, so there is nothing beneath the root to execute either.
-    let writes = all & !AccessFs::Execute;
+/// Beneath the root these rights are kept. Programs are never run, so there is nothing to execute.
+fn restrict(
+    root: &Root,
+    rights: BitFlags<AccessFs>,
+    cache: Option<&Path>,
+) -> Result<bool, landlock::RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
+        .handle_access(all())?
         .create()?
-        .add_rule(PathBeneath::new(root, writes))?;
+        .add_rule(PathBeneath::new(root, rights))?;
     if let Some(cache) = cache
         && let Ok(cache) = PathFd::new(cache)
     {
-        rules = rules.add_rule(PathBeneath::new(cache, writes))?;
+        rules = rules.add_rule(PathBeneath::new(cache, rights))?;
     }
     // NSS reads its databases, and may load its modules while we run.
-    let reads = AccessFs::from_read(abi);
+    let reads = AccessFs::from_read(ABI_USED);
     for dir in ["/etc", "/usr", "/lib", "/lib64", "/proc", "/run", "/var/lib"] {
         if let Ok(dir) = PathFd::new(dir) {
             rules = rules.add_rule(PathBeneath::new(dir, reads))?;
@@ -94,5 +115,25 @@ mod tests {
         });
         // The kernel these tests run on decides; without Landlock only the first half is shown.
         let _ = confined.join().unwrap();
+    }
+
+    #[test]
+    fn what_may_only_be_read_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("inside");
+        fs::create_dir(&inside).unwrap();
+        fs::write(inside.join("f"), b"x").unwrap();
+        let confined = std::thread::spawn(move || {
+            let root = Root::open(&inside).unwrap();
+            let enforced = read_only(&root).unwrap();
+            assert_eq!(fs::read(inside.join("f")).unwrap(), b"x");
+            assert_eq!(fs::read_dir(&inside).unwrap().count(), 1);
+            if enforced {
+                assert!(fs::write(inside.join("f"), b"y").is_err());
+                assert!(fs::write(inside.join("g"), b"y").is_err());
+                assert!(fs::remove_file(inside.join("f")).is_err());
+            }
+        });
+        confined.join().unwrap();
     }
 }

@@ -6,6 +6,7 @@
 //! - [`read`]: one look, and content read so that a change meanwhile is noticed
 //! - [`serve()`]: the receiver's loop; `stage` and `apply` do its work, `order` says when
 //! - [`confine`]: the second wall around a process of its own
+//! - [`fixed`]: what a key's command in `authorized_keys` fixes, whatever a source asks for
 //! - [`run`]: the program `lsync-agent`
 //!
 //! Blocking threads, no asynchronous runtime: small, and ready in a millisecond.
@@ -15,6 +16,7 @@ mod admit;
 mod apply;
 pub mod confine;
 pub mod fault;
+pub mod fixed;
 mod listing;
 pub mod meta;
 mod order;

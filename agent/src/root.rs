@@ -86,6 +86,25 @@ impl Root {
         })
     }
 
+    /// The same open directory once more, as it was found.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn again(&self) -> io::Result<Root> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?;
+        let Root { path, identity, mount, resolve, xattrs, .. } = self;
+        let path = path.clone();
+        Ok(Root {
+            fd,
+            path,
+            identity: *identity,
+            mount: *mount,
+            resolve: *resolve,
+            xattrs: *xattrs,
+            faults: self.faults.clone(),
+        })
+    }
+
     /// Looks and listings tell of extended attributes of these classes, too. Without, of none.
     #[must_use]
     pub fn with_xattrs(self, xattrs: Classes) -> Root {

@@ -1,13 +1,18 @@
 //! The program `lsync-agent`: arguments, standard input and output, an exit code. Also called by
 //! `lsyncd` when it runs under this name.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
+use lsync_protocol::handshake::Trash;
+use lsync_protocol::path::{Escaped, RelPath};
 use rustix::fs::Mode;
 
+use crate::fixed::{Bounds, Fixed, Knock};
 use crate::serve::{ServeError, ServeOptions, serve};
 
 /// The source was served to its end.
@@ -19,27 +24,73 @@ const FAILED: u8 = 255;
 
 /// What the arguments ask for.
 enum Wish {
-    Serve,
+    Serve(Option<Bounds>),
     Version,
     Hash,
-    NotYet(&'static str),
-    Unknown(OsString),
+    /// They cannot be understood: why.
+    Wrong(String),
 }
 
-fn wish(mut args: impl Iterator<Item = OsString>) -> Wish {
-    let wish = match args.next() {
-        None => return Wish::Serve,
-        Some(arg) => match arg.to_str() {
-            Some("--version" | "-V") => Wish::Version,
-            Some("--hash") => Wish::Hash,
-            Some("--no-delete") => return Wish::NotYet("--no-delete"),
-            Some(root) if root == "--root" || root.starts_with("--root=") => {
-                return Wish::NotYet("--root");
-            }
-            _ => return Wish::Unknown(arg),
-        },
+fn wish(args: impl Iterator<Item = OsString>) -> Wish {
+    let mut args = args.peekable();
+    let alone = match args.peek() {
+        None => return Wish::Serve(None),
+        Some(arg) if arg == "--version" || arg == "-V" => Wish::Version,
+        Some(arg) if arg == "--hash" => Wish::Hash,
+        Some(_) => return bounds(args).map_or_else(Wish::Wrong, |it| Wish::Serve(Some(it))),
     };
-    args.next().map_or(wish, Wish::Unknown)
+    match args.nth(1) {
+        None => alone,
+        Some(more) => Wish::Wrong(unknown(&more)),
+    }
+}
+
+fn unknown(arg: &OsStr) -> String {
+    format!(
+        "unknown argument {}\nhint: it is started by lsyncd and speaks on standard input and output; \
+         --root DIR, --no-delete, --read-only and --trash NAME are for authorized_keys, --version \
+         and --hash for people",
+        Escaped(arg.as_bytes())
+    )
+}
+
+/// What a key's command fixes.
+fn bounds(mut args: impl Iterator<Item = OsString>) -> Result<Bounds, String> {
+    let mut bounds = Bounds::default();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        let equals = bytes.iter().position(|&b| b == b'=');
+        let (name, value) = match equals.filter(|_| bytes.starts_with(b"--")) {
+            Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned())),
+            None => (bytes, None),
+        };
+        match (name, value) {
+            (b"--no-delete", None) => bounds.no_delete = true,
+            (b"--read-only", None) => bounds.read_only = true,
+            (b"--root" | b"--trash", value) => {
+                let shown = Escaped(name).to_string();
+                let value = value.or_else(|| args.next()).filter(|value| !value.is_empty());
+                let value = value.ok_or_else(|| format!("{shown} needs a value"))?;
+                if name == b"--root" {
+                    bounds.root = value.into();
+                    continue;
+                }
+                let dir = RelPath::new(value.as_bytes()).ok();
+                let trash = dir.map(|dir| Trash { dir, age: None }).filter(Trash::valid);
+                let trash = trash.ok_or_else(|| {
+                    format!("bad --trash '{}': not a name in the root", Escaped(value.as_bytes()))
+                })?;
+                bounds.trash = Some(trash.dir);
+            }
+            _ => return Err(unknown(&arg)),
+        }
+    }
+    if bounds.root.as_os_str().is_empty() {
+        return Err(
+            "no --root DIR\nhint: the other options hold for a root that is fixed".to_owned()
+        );
+    }
+    Ok(bounds)
 }
 
 /// Runs the agent with these arguments (without the program's name) and returns its exit code.
@@ -58,28 +109,19 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
                 FAILED
             }
         },
-        Wish::NotYet(option) => {
-            complain(format_args!("{option} is not there yet in this version"));
+        Wish::Wrong(why) => {
+            complain(format_args!("{why}"));
             USAGE
         }
-        Wish::Unknown(arg) => {
-            let arg = arg.to_string_lossy();
-            let arg = lsync_protocol::path::Escaped(arg.as_bytes());
-            complain(format_args!(
-                "unknown argument {arg}\nhint: it is started by lsyncd and speaks on standard \
-                 input and output; --version and --hash are for people"
-            ));
-            USAGE
-        }
-        Wish::Serve => {
+        Wish::Serve(bounds) => {
             drop(itself);
-            stand_in()
+            stand_in(bounds.as_ref())
         }
     }
 }
 
 /// Serves standard input and output.
-fn stand_in() -> u8 {
+fn stand_in(bounds: Option<&Bounds>) -> u8 {
     // The mode of what is created is said each time; a mask would cost a call each time.
     let umask = rustix::process::umask(Mode::empty()).as_raw_mode();
     more_files();
@@ -96,18 +138,52 @@ fn stand_in() -> u8 {
             return FAILED;
         }
     };
-    match serve(&options, Buffered::new(input), output) {
+    let input = Buffered::new(input);
+    let done = match bounds {
+        None => serve(&options, input, output),
+        Some(bounds) => match fix(bounds, options).and_then(|fixed| {
+            let answers = output.try_clone().map_err(|error| error.to_string())?;
+            Ok((fixed, Knock::new(input.0, answers)))
+        }) {
+            Ok((options, input)) => serve(&options, input, output),
+            Err(why) => {
+                complain(format_args!("{why}"));
+                return FAILED;
+            }
+        },
+    };
+    match done {
         Ok(()) => DONE,
         // The source says it, in its own words.
         Err(ServeError::Refused(_)) => FAILED,
+        Err(ServeError::Greeting(_) | ServeError::Read(_)) if bounds.is_some() => {
+            complain(format_args!("this key is for a mirror by lsyncd, and for nothing else"));
+            FAILED
+        }
         Err(error) => {
-            complain(format_args!(
-                "{}",
-                lsync_protocol::path::Escaped(error.to_string().as_bytes())
-            ));
+            complain(format_args!("{}", Escaped(error.to_string().as_bytes())));
             FAILED
         }
     }
+}
+
+/// Opens what is fixed and goes into it. Nothing was read by then, and nothing is opened by a path
+/// that the source has a say in.
+fn fix(bounds: &Bounds, mut options: ServeOptions) -> Result<ServeOptions, String> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // What was mirrored is not to be found in a dump.
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
+    if bounds.read_only {
+        options.cache = None;
+    }
+    let mut fixed = Fixed::open(bounds, &options)?;
+    fixed
+        .confine(options.cache.as_deref())
+        .map_err(|why| format!("cannot confine the agent to its root: {why}"))?;
+    options.confine = false;
+    options.fixed = Some(Arc::new(fixed));
+    Ok(options)
 }
 
 /// As many open files as this user may have: stages are many.

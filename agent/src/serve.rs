@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use lsync_protocol::entry::{Held, Holds};
-use lsync_protocol::handshake::{Answer, Hello, Refusal, Welcome, greet, read_body};
-use lsync_protocol::message::{MAX_ASKS, MAX_STAGES, Message};
+use lsync_protocol::handshake::{self, Answer, Hello, Refusal, Welcome, greet, read_body};
+use lsync_protocol::message::{MAX_ASKS, MAX_STAGES, Message, Outcome};
 
 use crate::admit::{Admitted, admit};
-use crate::apply::Ground;
+use crate::apply::{Ground, Young};
 use crate::fault::Faults;
+use crate::fixed::Fixed;
 use crate::listing::{self, Ask, Terms};
 use crate::meta;
 use crate::meta::xattr::{self, At};
@@ -61,6 +62,8 @@ pub struct ServeOptions {
     pub in_process: bool,
     /// Confine this process to the root, as far as the kernel can.
     pub confine: bool,
+    /// What the source cannot choose.
+    pub fixed: Option<Arc<Fixed>>,
     /// How long the source may take to greet.
     pub handshake: Duration,
     /// After so much silence the source is asked whether it is there; after three times as much
@@ -90,6 +93,7 @@ impl Default for ServeOptions {
             umask: meta::current_umask(),
             in_process: false,
             confine: false,
+            fixed: None,
             handshake: Duration::from_secs(30),
             silence: Duration::from_secs(15),
             lock_wait: Duration::from_secs(10),
@@ -170,8 +174,19 @@ pub fn serve(
         }
         Err(RecvTimeoutError::Timeout) => return Err(ServeError::Silent),
     };
-    let hello: Hello =
+    let mut hello: Hello =
         read_body(&hello).map_err(|error| ServeError::Greeting(error.to_string()))?;
+    if let Some(fixed) = &options.fixed {
+        let said = &fixed.said;
+        if let Some(dir) = &said.trash {
+            // How long it is kept is for those on this side to say.
+            hello.trash = Some(handshake::Trash { dir: dir.clone(), age: None });
+        } else if said.no_delete
+            && let Some(trash) = &mut hello.trash
+        {
+            trash.age = None;
+        }
+    }
     let admitted = match admit(options, &hello) {
         Ok(admitted) => admitted,
         Err(refusal) => return refuse(writer, refusal),
@@ -194,6 +209,7 @@ pub fn serve(
     }
     let welcome = Welcome {
         agent: env!("CARGO_PKG_VERSION").to_owned(),
+        fixed: options.fixed.as_ref().map(|fixed| fixed.said.clone()),
         boot,
         root: here,
         holds: holds.clone(),
@@ -235,6 +251,7 @@ fn ground(
         names: Names::new(u32::from_le_bytes([a, b, c, d])),
         fsync: hello.fsync,
         inplace: hello.inplace,
+        no_delete: options.fixed.as_ref().and_then(|fixed| Young::of(&fixed.said)),
         trash: hello.trash.as_ref().map(Trash::new),
         pours: Default::default(),
         umask: options.umask,
@@ -367,7 +384,11 @@ impl Link {
                         }
                     })?
                 }
-                None => spawn("dispatch", move || decline(&to_apply, &outbox, &events))?,
+                None => {
+                    let read_only = options.fixed.as_ref().is_some_and(|f| f.said.read_only);
+                    let why = if read_only { Outcome::Forbidden } else { no_root() };
+                    spawn("dispatch", move || decline(&why, &to_apply, &outbox, &events))?
+                }
             });
         }
         {
@@ -461,15 +482,15 @@ enum Over {
     Closed,
 }
 
-/// Where nothing may be applied, every operation is a problem.
-fn decline(orders: &Receiver<Orders>, outbox: &Outbox, events: &Sender<Event>) {
+/// Where nothing may be applied, every operation is answered alike.
+fn decline(why: &Outcome, orders: &Receiver<Orders>, outbox: &Outbox, events: &Sender<Event>) {
     for order in orders {
         match order {
             Orders::Apply(works) => {
                 let ack = |work: Work| Ack {
                     id: work.id,
                     small: work.op.cost(),
-                    outcome: Some(no_root()),
+                    outcome: Some(why.clone()),
                 };
                 outbox.acks(&mut works.into_iter().map(ack).collect());
             }

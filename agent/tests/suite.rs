@@ -15,6 +15,7 @@ mod suite {
     mod peer;
     mod process;
     mod random;
+    mod restricted;
     mod stages;
     mod swapped;
     mod trash;

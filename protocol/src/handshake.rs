@@ -105,11 +105,27 @@ pub struct Hello {
     pub standing: Standing,
 }
 
+/// What was fixed on the target's side, whatever a source asks for: the key that it logs in with
+/// has a command in `authorized_keys`. Which root is fixed stands in [`RootHere::path`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixed {
+    /// No name is removed.
+    pub no_delete: bool,
+    /// Nothing is changed: there are only listings and hashes.
+    pub read_only: bool,
+    /// What is removed or replaced is kept in this directory of the root.
+    pub trash: Option<RelPath>,
+    /// The kernel keeps the agent's process within its root (Landlock).
+    pub confined: bool,
+}
+
 /// The agent's greeting when it serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The agent's own version, for people.
     pub agent: String,
+    /// What was fixed there.
+    pub fixed: Option<Fixed>,
     /// The boot id of its host: another one, and what was acked may not be there any more.
     pub boot: [u8; 16],
     /// Its root; absent when it is missing and was not to be created.
@@ -154,6 +170,8 @@ pub enum Refusal {
     Locked,
     /// Not possible in this version: in words.
     Unsupported(String),
+    /// It may change nothing beneath this root, as bytes.
+    ReadOnly(Vec<u8>),
 }
 
 /// What the agent answers.

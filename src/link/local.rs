@@ -47,6 +47,7 @@ pub fn connect(
         ended: Box::pin(async move { ended.await.unwrap_or_default() }),
         peer: "this host".into(),
         near: true,
+        fixed: None,
     })
 }
 

@@ -116,6 +116,7 @@ pub fn spawn(
         ended: Box::pin(ended),
         peer: peer.to_owned(),
         near: false,
+        fixed: None,
     })
 }
 

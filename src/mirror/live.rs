@@ -529,6 +529,17 @@ impl Mirror {
                 self.totals.deleted = self.totals.deleted.saturating_sub(1);
                 self.succeeded(&flight, now);
             }
+            // It stays, as where nothing is deleted.
+            (Outcome::Forbidden, Planned::Remove { .. }) => {
+                self.guard.refund(1);
+                self.totals.deleted = self.totals.deleted.saturating_sub(1);
+                if let Cause::Clearing(key) = flight.cause {
+                    self.cleared_one(key, Cleared::Kept, now);
+                }
+            }
+            (Outcome::Forbidden, _) => {
+                self.failed(&path, "the key that we log in with may not change it", now);
+            }
             (Outcome::Missing | Outcome::NoParent, _) if path.is_root() => {
                 self.failed_at(&path, What::Attributes, ROOT_GONE, now);
             }

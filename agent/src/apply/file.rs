@@ -126,6 +126,7 @@ impl Hand {
         name: &[u8],
     ) -> Result<(), Stop> {
         let dir = self.parents[at].fd.clone();
+        let is_new = self.ground.no_delete.is_some() && self.look(at, name)?.is_none();
         let aside = self.set_aside(&dir, name, path, &Instead::Beside(fresh.name()))?;
         let fault = self.ground.fault(Call::Place, path);
         let placed = fault.and_then(|()| fresh.place(dir.as_fd(), name));
@@ -135,6 +136,9 @@ impl Hand {
         match placed {
             Ok(()) => {
                 self.touch(&dir);
+                if let Some(young) = self.ground.no_delete.as_ref().filter(|_| is_new) {
+                    young.came(path);
+                }
                 Ok(())
             }
             Err(Errno::ISDIR) => Err(Outcome::Occupied(Kind::Dir).into()),

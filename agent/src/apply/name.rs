@@ -46,9 +46,23 @@ impl Hand {
                 return Err(refused());
             }
             let new_dir = self.dir_of(to_dir)?;
+            let free = match &self.ground.no_delete {
+                None => true,
+                Some(young) => {
+                    let free = match meta::stat_name(&new_dir, to_name) {
+                        Err(Errno::NOENT) => true,
+                        there => there.map(|_| false)?,
+                    };
+                    if !free && !young.may_go_over(from, kind) {
+                        return Err(refused());
+                    }
+                    free
+                }
+            };
             let (old, new) = ((&*old_dir, from_name, from), (&*new_dir, to_name, to));
             if kind == Kind::File && self.pour_renamed(old, new, &now)? {
                 self.touch(&old_dir);
+                self.went(from, to, kind, free);
                 return Ok(());
             }
             let aside = match kind {
@@ -85,6 +99,7 @@ impl Hand {
                     }
                     self.touch(&old_dir);
                     self.touch(&new_dir);
+                    self.went(from, to, kind, free);
                     self.ground.opened.moved(from, Some(to));
                     return Ok(());
                 }
@@ -100,6 +115,13 @@ impl Hand {
                 ) => return Err(refused()),
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Remembers what may go where names may not.
+    fn went(&self, from: &RelPath, to: &RelPath, kind: Kind, free: bool) {
+        if let Some(young) = &self.ground.no_delete {
+            young.renamed(from, to, kind, free);
         }
     }
 

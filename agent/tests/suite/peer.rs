@@ -279,6 +279,12 @@ impl Peer {
         }
     }
 
+    /// The names in the root.
+    pub(super) fn list_names(&mut self) -> Vec<String> {
+        let all = self.list("").unwrap();
+        all.iter().map(|named| String::from_utf8_lossy(&named.name).into_owned()).collect()
+    }
+
     /// Says goodbye and waits for the end.
     pub(super) fn bye(mut self) -> Result<(), ServeError> {
         self.send(&Message::Bye, b"");

@@ -123,8 +123,12 @@ fn garbage_and_arguments_are_answered() {
     let version = String::from_utf8(run("--version").stdout).unwrap();
     assert_eq!(version.trim_end(), concat!("lsync-agent ", env!("CARGO_PKG_VERSION")));
     for (arg, want) in [
-        ("--root=/srv", "lsync-agent: --root is not there yet in this version\n"),
-        ("--no-delete", "lsync-agent: --no-delete is not there yet in this version\n"),
+        ("--root=", "lsync-agent: --root needs a value\n"),
+        ("--trash=a/b", "lsync-agent: bad --trash 'a/b': not a name in the root\n"),
+        (
+            "--no-delete",
+            "lsync-agent: no --root DIR\nhint: the other options hold for a root that is fixed\n",
+        ),
     ] {
         let output = run(arg);
         assert_eq!(

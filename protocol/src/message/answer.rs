@@ -24,6 +24,8 @@ pub enum Outcome {
     /// What stands there is not the version it was to be changed from, or what was to get a further
     /// name is not what it should be. Nothing was touched.
     OtherVersion,
+    /// The agent was started so that it does no such thing, whatever is asked. Nothing was touched.
+    Forbidden,
 }
 
 /// Why something failed on the target.

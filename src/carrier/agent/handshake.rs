@@ -51,9 +51,11 @@ pub async fn greet(mut link: Link, hello: &Hello) -> Result<Greeted> {
             ));
         }
         Ok(Err(Silent::Bad(error))) => {
-            return Err(Error::failed(format!("the agent on {peer} cannot be understood"))
-                .because(error)
-                .hint("install the agent of this version there: lsyncd agent install HOST"));
+            let what = match &link.fixed {
+                Some(version) => format!("the agent {version} on {peer} cannot be understood"),
+                None => format!("the agent on {peer} cannot be understood"),
+            };
+            return Err(Error::failed(what).because(error).hint(same_version(&link)));
         }
         Err(_) => {
             let seconds = DEADLINE.as_secs();
@@ -66,7 +68,19 @@ pub async fn greet(mut link: Link, hello: &Hello) -> Result<Greeted> {
         Answer::Welcome(welcome) => {
             Ok(Greeted { link, welcome, key: hello.key, inplace: hello.inplace })
         }
-        Answer::Refused(refusal) => Err(refused(&peer, hello, refusal)),
+        Answer::Refused(refusal) => Err(refused(&link, hello, refusal)),
+    }
+}
+
+/// What to do about an agent of another version.
+fn same_version(link: &Link) -> String {
+    let ours = env!("CARGO_PKG_VERSION");
+    match &link.fixed {
+        Some(_) => format!(
+            "this key starts the agent that its line in authorized_keys names: put lsync-agent {ours} \
+             there, by 'lsyncd agent install' with another key or by hand"
+        ),
+        None => "install the agent of this version there: lsyncd agent install HOST".to_owned(),
     }
 }
 
@@ -117,13 +131,14 @@ async fn ended(link: Link) -> Error {
     Error::failed(format!("the agent on {peer} ended before it answered")).because(end.describe())
 }
 
-fn refused(peer: &str, hello: &Hello, refusal: Refusal) -> Error {
+fn refused(link: &Link, hello: &Hello, refusal: Refusal) -> Error {
+    let peer = &link.peer;
     let root = Escaped(&hello.root);
     match refusal {
         Refusal::Version => Error::failed(format!(
             "the agent on {peer} speaks no version of the wire that this lsyncd speaks"
         ))
-        .hint("install the agent of this version there: lsyncd agent install HOST"),
+        .hint(same_version(link)),
         Refusal::NoParent => Error::failed(format!(
             "cannot create {root} on {peer}: the directory above it does not exist"
         ))
@@ -144,6 +159,11 @@ fn refused(peer: &str, hello: &Hello, refusal: Refusal) -> Error {
             "cannot use {root} on {peer}: an older agent of this mirror does not end"
         ))
         .hint("end the process lsync-agent on that host"),
+        Refusal::ReadOnly(fixed) => Error::failed(format!(
+            "cannot mirror to {peer}: the key that we log in with may only read {}",
+            Escaped(&fixed)
+        ))
+        .hint("lsyncd verify compares it; in authorized_keys there, --read-only says so"),
         Refusal::Unsupported(why) => {
             Error::failed(format!("the agent on {peer} cannot do what is asked"))
                 .because(Escaped(why.as_bytes()).to_string())

@@ -239,9 +239,11 @@ mod tests {
                 ended: Box::pin(std::future::pending()),
                 peer: "test".into(),
                 near: false,
+                fixed: None,
             };
             let welcome = Welcome {
                 agent: "test".into(),
+                fixed: None,
                 boot: [0; 16],
                 root: None,
                 holds: Holds {

@@ -47,6 +47,7 @@ pub fn link<K: Keep>(channel: Channel<Msg>, peer: String, keep: Arc<K>) -> Link 
         ended: Box::pin(async move { ended.await.unwrap_or_default() }),
         peer,
         near: false,
+        fixed: None,
     }
 }
 

@@ -438,7 +438,6 @@ impl World {
     }
 
     // The link.
-
     pub(super) fn connect(&mut self) {
         assert!(self.link.is_none());
         self.link = Some(Link::default());
@@ -446,6 +445,7 @@ impl World {
         let identity = Identity { dev: 1, ino: 2 };
         self.handle(Event::Connected(Box::new(Welcome {
             agent: "1".into(),
+            fixed: None,
             boot: [self.boot; 16],
             root: Some(RootHere { identity, path: b"/t".to_vec(), entry, created: false }),
             holds: holds(),

@@ -52,6 +52,7 @@ impl Far {
         stream.read_exact(&mut body)?;
         let _: Hello = read_body(&body).unwrap();
         let welcome = Welcome {
+            fixed: None,
             agent: "0.1.0".into(),
             boot: [1; 16],
             root: Some(RootHere {
