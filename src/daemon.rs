@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lsync_agent::fault::OnDemand;
+use lsync_protocol::handshake::Welcome;
+use lsync_protocol::path::Escaped;
 use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify, WatchChoice};
-use crate::deploy;
+use crate::deploy::{self, Visit};
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
@@ -207,9 +209,16 @@ pub async fn agent(
                 ("kind", installed.host),
                 ("agent", installed.path),
                 ("copied", if installed.copied { "yes" } else { "no, it was there" }.to_owned()),
+                ("lasting", installed.lasting),
             ]);
         }
-        let checked = deploy::check(remote.as_ref(), agent).await?;
+        let checked = match deploy::visit(remote.as_ref(), agent).await? {
+            Visit::Shell(checked) => checked,
+            Visit::Fixed(link) => {
+                let welcome = connect::visit(link).await?;
+                return Ok(fixed_facts(remote.peer(), &welcome));
+            }
+        };
         let version = checked.version.unwrap_or_else(|| "not there, copied when needed".to_owned());
         Ok(vec![
             ("host", remote.peer().to_owned()),
@@ -222,4 +231,22 @@ pub async fn agent(
         Ok(facts) => facts,
         Err(_) => Err(Error::failed(format!("no answer from {}", host.host))),
     }
+}
+
+/// What an agent says of itself that a key's command starts.
+fn fixed_facts(peer: &str, welcome: &Welcome) -> AgentFacts {
+    let fixed = welcome.fixed.clone().unwrap_or_default();
+    let root = welcome.root.as_ref().map_or_else(Vec::new, |root| root.path.clone());
+    let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    let mut facts = vec![
+        ("host", peer.to_owned()),
+        ("agent", "started by the command of this key in authorized_keys".to_owned()),
+        ("version", format!("lsync-agent {}", Escaped(welcome.agent.as_bytes()))),
+        ("root", Escaped(&root).to_string()),
+        ("writes", yes(!fixed.read_only)),
+        ("deletes", yes(!fixed.no_delete && !fixed.read_only)),
+        ("landlock", if fixed.confined { "in force" } else { "not in force" }.to_owned()),
+    ];
+    facts.extend(fixed.trash.map(|dir| ("trash", dir.to_string())));
+    facts
 }

@@ -33,6 +33,8 @@ pub struct Installed {
     pub path: String,
     /// It was copied just now.
     pub copied: bool,
+    /// Where this version is under a name that stays the same, for lines of `authorized_keys`.
+    pub lasting: String,
     /// The host's kind: `Linux x86_64`.
     pub host: String,
 }
@@ -46,6 +48,14 @@ pub struct Checked {
     pub version: Option<String>,
     /// The host's kind: `Linux x86_64`.
     pub host: String,
+}
+
+/// Who answers on a host.
+pub enum Visit {
+    /// A shell, which was asked for the agent.
+    Shell(Checked),
+    /// An agent, whatever is asked: `authorized_keys` fixes it for our key. The link is its.
+    Fixed(Link),
 }
 
 /// Starts the agent, after copying it if the host has none. The link stands at the agent's first
@@ -108,32 +118,46 @@ pub async fn install(
     options: &AgentOptions,
     force: bool,
 ) -> Result<Installed> {
-    let (checked, binary, kind) = probe(remote, options).await?;
-    if checked.version.is_some() && (!force || options.path.is_some()) {
-        return Ok(Installed { path: checked.path, copied: false, host: checked.host });
-    }
+    let said = ask_text(remote, script::KIND, &[]).await?;
+    let (checked, binary, kind) = probe(remote, options, &said).await?;
     let Some(binary) = binary else {
         let path = options.path.as_deref().unwrap_or_default();
-        return Err(no_such_agent(remote, path, &Answer::new("missing")));
+        return match checked.version {
+            Some(_) => {
+                let Checked { path, host, .. } = checked;
+                Ok(Installed { lasting: path.clone(), path, copied: false, host })
+            }
+            None => Err(no_such_agent(remote, path, &Answer::new("missing"))),
+        };
     };
-    let path = copy(remote, &binary, &kind).await?;
-    Ok(Installed { path, copied: true, host: checked.host })
+    let copied = checked.version.is_none() || force;
+    let path = if copied { copy(remote, &binary, &kind).await? } else { checked.path };
+    let kept = ask_text(remote, script::KEEP, &[&binary.name]).await?;
+    if kept.word != "done" {
+        let place = Escaped(kept.rest.as_bytes());
+        return Err(Error::failed(format!("cannot name the agent {place} on {}", remote.peer()))
+            .hint("make room there, or put lsync-agent where authorized_keys names it yourself"));
+    }
+    Ok(Installed { path, copied, lasting: kept.rest, host: checked.host })
 }
 
 /// Asks whether the agent is on a host, and whether it runs there. Changes nothing.
 ///
 /// # Errors
 /// The host cannot be asked, or we have no agent for its kind.
-pub async fn check(remote: &dyn Remote, options: &AgentOptions) -> Result<Checked> {
-    Ok(probe(remote, options).await?.0)
+pub async fn visit(remote: &dyn Remote, options: &AgentOptions) -> Result<Visit> {
+    match ask(remote, script::KIND, &[]).await? {
+        Started::Running(link) => Ok(Visit::Fixed(link)),
+        Started::Said(said) => Ok(Visit::Shell(probe(remote, options, &said).await?.0)),
+    }
 }
 
 async fn probe(
     remote: &dyn Remote,
     options: &AgentOptions,
+    said: &Answer,
 ) -> Result<(Checked, Option<Binary>, Kind)> {
-    let said = ask_text(remote, script::KIND, &[]).await?;
-    let kind = host_kind(remote, &said)?;
+    let kind = host_kind(remote, said)?;
     let (script, name, binary) = match &options.path {
         Some(path) => (script::CHECK_PATH, one_line(path)?, None),
         None => {
@@ -286,6 +310,11 @@ async fn ask(remote: &dyn Remote, script: &str, lines: &[&str]) -> Result<Starte
             if answer.word != "run" {
                 return Ok(Started::Said(answer));
             }
+            // A script says no more than that word.
+            link.fixed = answer
+                .rest
+                .strip_prefix("fixed ")
+                .map(|version| Escaped(version.as_bytes()).to_string());
             link.reader = Box::new(marker::Resumed::new(rest, link.reader));
             Ok(Started::Running(link))
         }
@@ -302,7 +331,7 @@ async fn ask_text(remote: &dyn Remote, script: &str, lines: &[&str]) -> Result<A
         Started::Said(answer) => Ok(answer),
         Started::Running(_) => {
             Err(Error::failed(format!("{} starts an agent whatever it is asked", remote.peer()))
-                .hint("its authorized_keys has a fixed command for this key: nothing can be installed with it"))
+                .hint("its authorized_keys has a fixed command for this key: nothing can be installed with it, but with another key"))
         }
     }
 }

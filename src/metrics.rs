@@ -43,6 +43,8 @@ pub enum Notice {
     Solved { mirror: Arc<str>, path: RelPath },
     /// Something is not as it might be expected, and everything goes on. Said once each.
     Warning { mirror: Arc<str>, text: String },
+    /// The target's side allows our key so much and no more, and everything goes on. Said once each.
+    Fixed { mirror: Arc<str>, text: String },
     /// The link broke; the next attempt is made after `retry_in`.
     Lost { mirror: Arc<str>, cause: String, retry_in: Duration },
     /// The link is there again.
@@ -77,6 +79,7 @@ impl Notice {
             | Notice::Problem { mirror, .. }
             | Notice::Solved { mirror, .. }
             | Notice::Warning { mirror, .. }
+            | Notice::Fixed { mirror, .. }
             | Notice::Lost { mirror, .. }
             | Notice::Reconnected { mirror }
             | Notice::Halted { mirror, .. }

@@ -11,6 +11,7 @@ mod compare;
 pub mod connect;
 mod drift;
 mod event;
+mod fixed;
 mod flights;
 mod guard;
 mod lacks;
@@ -230,6 +231,8 @@ pub struct Mirror {
     waiting: Option<RootTrouble>,
     next_root_check: Option<Instant>,
     lacks: Lacks,
+    /// When names are deleted as far as the target allows it.
+    delete: Delete,
     /// What was found to stand on the target under dirty names that seem to be gone.
     there: BTreeMap<RelPath, Kind>,
     moved: Moved,
@@ -259,6 +262,7 @@ impl Mirror {
                 (Verify::No, false) => u32::MAX,
             }),
             drift: Drift::new(rules.verify_every),
+            delete: rules.delete,
             rules,
             flights: Flights::default(),
             next_op: 1,
@@ -471,6 +475,7 @@ impl Mirror {
     fn connected(&mut self, welcome: &Welcome, now: Instant) {
         self.held = Some(Held::new(self.rules.wanted, &welcome.holds));
         self.unmapped(welcome);
+        self.heed(welcome);
         let root = welcome.root.as_ref();
         self.root_entry = root.map(|root| root.entry.clone());
         let standing = (welcome.boot, root.map(|root| root.identity));

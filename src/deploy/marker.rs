@@ -153,6 +153,12 @@ impl Silence {
             Why::Ended => {
                 let end = tokio::time::timeout(Duration::from_secs(5), ended).await;
                 let end = end.unwrap_or_default();
+                if let Some(why) = agent_said(&end.stderr) {
+                    // No shell either: the key's own command, which gave up.
+                    return Error::failed(what).because(why).hint(
+                        "authorized_keys there has a command for this key, and that said it",
+                    );
+                }
                 if end.status.is_none() && end.signal.is_none() && self.noise.is_empty() {
                     // No shell ended: the connection did.
                     let why = end.last_words().unwrap_or_else(|| "the connection was lost".into());
@@ -167,6 +173,13 @@ impl Silence {
             "'ssh {peer} true' must print nothing and succeed; the account needs /bin/sh"
         ))
     }
+}
+
+/// What an agent said on standard error, if one did.
+fn agent_said(stderr: &[u8]) -> Option<String> {
+    let mut lines = stderr.split(|&b| b == b'\n');
+    let said = lines.find_map(|line| line.strip_prefix(b"lsync-agent: "))?;
+    Some(Escaped(&said[..said.len().min(1000)]).to_string())
 }
 
 /// A reader that first gives bytes that were read too early.

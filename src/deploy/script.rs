@@ -4,7 +4,8 @@
 //!
 //! The first line is a key of this start. The answer is one line: the key, a word, what it is
 //! about. All before it is a shell's noise. An agent that is started by a fixed command of
-//! `authorized_keys` sees the same two lines and answers in the same way, `KEY run`.
+//! `authorized_keys` hears the same lines, whatever they are, and answers the first: `KEY run fixed
+//! VERSION`.
 
 /// Defines a text for the login shell. The cache directory is `$d`, the key is `$k`.
 macro_rules! script {
@@ -84,13 +85,23 @@ pub const COPY: &str = script!(
     r#"echo "$k done $d/$n""#,
 );
 
+/// Input: key, name. Gives the agent of that name a second one, which later versions take over: what
+/// `authorized_keys` names has to last.
+pub const KEEP: &str = script!(
+    r#"umask 077; read -r k; read -r n; "#,
+    cache!(),
+    r#"t="$d/lsync-agent.$$"; "#,
+    r#"if { ln -f "$d/$n" "$t" || cp -p "$d/$n" "$t"; } 2>/dev/null && mv -f "$t" "$d/lsync-agent"; "#,
+    r#"then echo "$k done $d/lsync-agent"; else echo "$k failed $d/lsync-agent"; fi; rm -f "$t""#,
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_shell_takes_the_texts_as_one_word() {
-        for text in [START, RUN_PATH, KIND, CHECK, CHECK_PATH, COPY] {
+        for text in [START, RUN_PATH, KIND, CHECK, CHECK_PATH, COPY, KEEP] {
             let inner = text.strip_prefix("exec /bin/sh -c '").and_then(|t| t.strip_suffix('\''));
             let inner = inner.unwrap_or_else(|| panic!("{text}"));
             assert!(!inner.contains(['\'', '!', '\n']), "{text}");

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use lsync_agent::fault::{Faults, OnDemand};
 use lsync_agent::{ServeError, ServeOptions, serve};
-use lsync_protocol::handshake::{Create, Hello, Role, Standing};
+use lsync_protocol::handshake::{Create, Hello, Role, Standing, Welcome};
 use lsync_protocol::path::Escaped;
 
 use crate::carrier::agent::{Greeted, greet};
-use crate::config::{MirrorConfig, Target};
+use crate::config::{Attributes, MirrorConfig, Target};
 use crate::deploy;
 use crate::error::{Error, Result};
 use crate::link::{self, Link, LinkEnd, Remote};
@@ -87,6 +87,28 @@ fn local(faults: Option<Arc<dyn Faults>>) -> Result<Link> {
             Err(error) => LinkEnd { stderr: error.to_string().into(), ..LinkEnd::default() },
         }
     })
+}
+
+/// Asks an agent that runs what it would serve. Nothing is locked or changed there.
+///
+/// # Errors
+/// It does not answer as an agent of this version does.
+pub async fn visit(link: Link) -> Result<Welcome> {
+    let hello = Hello {
+        link: random()?,
+        role: Role::Main,
+        mirror: [0; 16],
+        name: "lsyncd agent check".to_owned(),
+        root: b".".to_vec(),
+        create: Create::Nothing,
+        key: random()?,
+        wanted: super::wanted(Attributes::default()),
+        fsync: false,
+        inplace: false,
+        trash: None,
+        standing: Standing { boot: [0; 16], upwards: Vec::new() },
+    };
+    Ok(greet(link, &hello).await?.welcome)
 }
 
 impl Greeting {

@@ -211,6 +211,8 @@ pub enum Report {
     Solved(RelPath),
     /// Something to know once.
     Warning(String),
+    /// What the target's side fixed for our key.
+    Fixed(String),
     /// The first mirror is complete and live changes flow.
     Ready(Totals),
     /// A later walk is complete.

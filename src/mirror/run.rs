@@ -412,6 +412,9 @@ impl Loop {
         } else {
             self.connected_once = true;
             self.running.starts.tell(true);
+            if let Some(text) = super::fixed::root(&self.running.config.target, &welcome) {
+                self.notice(|mirror| Notice::Fixed { mirror, text });
+            }
         }
         self.handle(Event::Connected(Box::new(welcome)));
     }
@@ -665,6 +668,7 @@ impl Loop {
             }
             Report::Solved(path) => self.notice(|mirror| Notice::Solved { mirror, path }),
             Report::Warning(text) => self.notice(|mirror| Notice::Warning { mirror, text }),
+            Report::Fixed(text) => self.notice(|mirror| Notice::Fixed { mirror, text }),
             Report::Ready(totals) => {
                 let totals = self.totals(totals);
                 if !self.running.once && !self.running.dry_run {

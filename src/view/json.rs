@@ -73,6 +73,7 @@ impl Objects {
                 ("problem", rest)
             }
             Notice::Solved { path: solved, .. } => ("solved", json!({ "path": path(solved) })),
+            Notice::Fixed { text, .. } => ("fixed", json!({ "text": text })),
             Notice::Warning { text, .. } => ("warning", json!({ "text": text })),
             Notice::Lost { cause, retry_in, .. } => {
                 ("lost", json!({ "cause": cause, "retry_seconds": retry_in.as_secs_f64() }))

@@ -65,7 +65,7 @@ impl Words {
             Notice::Deploying { host, .. } if loud => {
                 line(format!("copying the agent to {}", safe(host)))
             }
-            Notice::Carrier { text, .. } if loud => line(safe(text)),
+            Notice::Carrier { text, .. } | Notice::Fixed { text, .. } if loud => line(safe(text)),
             Notice::Progress { progress, .. } if loud && !style.progress => {
                 match said.progress_text(progress, now) {
                     Some(text) => line(text),
@@ -147,6 +147,7 @@ impl Words {
             Notice::Connecting { .. }
             | Notice::Deploying { .. }
             | Notice::Carrier { .. }
+            | Notice::Fixed { .. }
             | Notice::Rsync { .. }
             | Notice::Progress { .. }
             | Notice::Warning { .. }

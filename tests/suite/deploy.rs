@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use lsyncd::config::AgentOptions;
-use lsyncd::deploy::{self, check, install, start_agent};
-use lsyncd::link::Link;
+use lsyncd::deploy::{self, Checked, Visit, install, start_agent, visit};
 use lsyncd::link::process::Program;
+use lsyncd::link::{Link, Remote};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ssh::{connect, script};
@@ -32,6 +32,14 @@ fn fake_agent(world: &World, name: &str) -> PathBuf {
 
 fn with_binary(path: &Path) -> AgentOptions {
     AgentOptions { binary: Some(path.to_owned()), ..AgentOptions::default() }
+}
+
+/// What a shell there says of the agent.
+async fn check(remote: &dyn Remote, options: &AgentOptions) -> lsyncd::error::Result<Checked> {
+    visit(remote, options).await.map(|visit| match visit {
+        Visit::Shell(checked) => checked,
+        Visit::Fixed(_) => panic!("an agent answered"),
+    })
 }
 
 /// The link stands at the agent's first byte, both ways.

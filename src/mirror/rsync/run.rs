@@ -370,7 +370,7 @@ impl Loop {
             }
             Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
             // Steps are told as rsync says them, and nothing is compared by content.
-            Report::Op(_) | Report::Differs(_) | Report::Verified { .. } => {}
+            Report::Fixed(_) | Report::Op(_) | Report::Differs(_) | Report::Verified { .. } => {}
         }
     }
 
