@@ -14,6 +14,7 @@ use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify};
 use crate::error::{Error, Exit, Result};
 
 mod args;
+mod authorize;
 mod complaint;
 mod generate;
 pub mod legacy;
@@ -27,6 +28,7 @@ mod why;
 use args::{AgentCommand, Cli, Command};
 
 pub use args::Generate;
+pub use authorize::{Authorization, Authorized};
 pub use generate::generate;
 pub use why::Question;
 
@@ -112,6 +114,8 @@ pub enum Invocation {
     Why(Box<Question>),
     /// Put an agent on a host, or test it.
     Agent(Box<AgentVisit>),
+    /// Print the line of `authorized_keys` for a key.
+    Authorize(Box<Authorization>),
     /// Do what Lsyncd 2 would do with this command line.
     Two(Box<legacy::CommandLine>),
     /// Load this configuration of Lsyncd 2 and say what it means.
@@ -185,8 +189,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         }
         Some(Command::Agent(AgentCommand::Install(args))) => push::agent(true, &args, world),
         Some(Command::Agent(AgentCommand::Check(args))) => push::agent(false, &args, world),
-        Some(Command::Agent(AgentCommand::Authorize(_))) => Err(not_yet("lsyncd agent authorize")
-            .hint("restrict the key by hand: restrict,command=\"lsync-agent --root DIR\"")),
+        Some(Command::Agent(AgentCommand::Authorize(args))) => authorize::authorize(&args, world),
         Some(Command::Check(args)) => Ok(Invocation::Check(args.config)),
         Some(Command::Migrate(args)) => Ok(Invocation::Migrate(args.config)),
         Some(_) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lsyncd::carrier::action::ActionLog;
 use lsyncd::cli::legacy::CommandLine;
-use lsyncd::cli::{self, AgentVisit, Invocation, Output, Question, World, two};
+use lsyncd::cli::{self, AgentVisit, Authorized, Invocation, Output, Question, World, two};
 use lsyncd::config::settings::Settings;
 use lsyncd::config::{AnyMirror, Verify};
 use lsyncd::daemon::detach::{Detached, Report, detach};
@@ -68,6 +68,13 @@ fn run(screen: &Screen) -> Result<u8> {
         }
         Invocation::Why(question) => why(&question),
         Invocation::Agent(visit) => agent(screen, &visit),
+        Invocation::Authorize(asked) => {
+            let Authorized { line, hints } = asked.line()?;
+            let done = print(&line, Exit::Done);
+            // Beside the line and not in it: it is meant to be appended to a file.
+            hints.iter().for_each(|hint| Screen::new(false).hint(hint));
+            done
+        }
         Invocation::Check(config) => {
             print(two::check(&two::load_file(&config, &world)?).as_bytes(), Exit::Done)
         }

@@ -21,6 +21,8 @@ mod model;
 mod push;
 #[path = "suite/relay.rs"]
 mod relay;
+#[path = "suite/restricted.rs"]
+mod restricted;
 #[path = "suite/rsync.rs"]
 mod rsync;
 #[path = "suite/ssh.rs"]

@@ -110,8 +110,59 @@ pub(super) enum AgentCommand {
     Install(AgentArgs),
     /// Say whether and how a mirror to a host would work; changes nothing there
     Check(AgentArgs),
-    #[command(about = later!("Print the authorized_keys line that allows a mirror and no more"))]
-    Authorize(Later),
+    /// Print the authorized_keys line by which a key can mirror to a directory, and do no more
+    Authorize(AuthorizeArgs),
+}
+
+/// Arguments of `agent authorize`.
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    override_usage = "lsyncd agent authorize [OPTIONS] [USER@]HOST:DIR\n       lsyncd agent authorize [OPTIONS] --root DIR [HOST]",
+    after_help = "\
+The line is printed on standard output; nobody is asked and nothing is changed. Who logs in with the
+key gets the agent, whatever else is asked for, and the agent serves DIR, whatever it is asked for.
+DIR has to exist, and must not hold the account's home.
+
+Examples:
+  ssh-keygen -t ed25519 -N '' -f ~/.ssh/mirror
+  lsyncd agent authorize -i ~/.ssh/mirror.pub backup:/srv/www
+  lsyncd push -i ~/.ssh/mirror /srv/www backup:/srv/www"
+)]
+pub(super) struct AuthorizeArgs {
+    /// [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR; with --root a HOST alone, for what the ssh
+    /// configuration says of its keys
+    #[arg(value_name = "TARGET", value_hint = ValueHint::Hostname)]
+    pub(super) target: Option<OsString>,
+
+    /// The directory on the host that may be reached: absolute, ~/…, or from the login directory
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
+    pub(super) root: Option<OsString>,
+
+    /// No name in it goes. What is overwritten is overwritten
+    #[arg(long)]
+    pub(super) no_delete: bool,
+
+    /// Nothing in it is changed: for lsyncd verify
+    #[arg(long)]
+    pub(super) read_only: bool,
+
+    /// What is deleted and what is replaced is kept in the directory of this name in it, whatever
+    /// --trash of the mirror says
+    #[arg(long, value_name = "NAME")]
+    pub(super) trash: Option<OsString>,
+
+    /// The key, private or public: KEY.pub is read [default: the first that ssh would show the host]
+    #[arg(short = 'i', long, value_name = "KEY", value_hint = ValueHint::FilePath)]
+    pub(super) identity: Option<PathBuf>,
+
+    /// Read this instead of ~/.ssh/config and /etc/ssh/ssh_config
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) ssh_config: Option<PathBuf>,
+
+    /// The agent on the host [default: ~/.cache/lsyncd/lsync-agent, where agent install puts it]
+    #[arg(long, value_name = "PATH")]
+    pub(super) agent_path: Option<String>,
 }
 
 /// Arguments of `agent install` and `agent check`.

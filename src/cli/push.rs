@@ -351,16 +351,21 @@ fn ssh(reach: &ReachArgs, world: &World) -> Result<SshOptions> {
 }
 
 fn agent_options(reach: &ReachArgs, world: &World) -> Result<AgentOptions> {
-    if let Some(path) = &reach.agent_path
-        && (path.is_empty() || path.contains(['\0', '\n']))
-    {
-        return Err(bad("--agent-path", path, "not a path"));
+    if let Some(path) = &reach.agent_path {
+        check_agent_path(path)?;
     }
     Ok(AgentOptions {
         path: reach.agent_path.clone(),
         binary: reach.agent_binary.as_ref().map(|path| world.cwd.join(path)),
         own_binary: world.exe.clone(),
     })
+}
+
+pub(super) fn check_agent_path(path: &str) -> Result<()> {
+    if path.is_empty() || path.contains(['\0', '\n']) {
+        return Err(bad("--agent-path", path, "not a path"));
+    }
+    Ok(())
 }
 
 fn output(args: &OutputArgs, world: &World) -> Output {

@@ -258,8 +258,6 @@ fn what_is_not_there_yet_says_so() {
         assert!(hint.starts_with("lsyncd push"), "{hint}");
         assert_eq!(exit, Exit::Usage);
     }
-    let (text, ..) = place.error(&["agent", "authorize"]);
-    assert_eq!(text, "lsyncd agent authorize is not there yet");
     let (text, hint, _) = place.error(&["why", "src"]);
     assert_eq!(text, "lsyncd why about a running mirror is not there yet");
     assert!(hint.contains("lsyncd why SOURCE PATH"));
@@ -704,4 +702,62 @@ fn agents_help_version_and_the_rest() {
     }
     assert!(matches!(place.read(&["--generate", "man"]), Ok(Invocation::Generate(Generate::Man))));
     assert!(matches!(place.read(&["--generate=zsh"]), Ok(Invocation::Generate(Generate::Zsh))));
+}
+
+#[test]
+fn a_key_is_authorized_for_one_directory() {
+    let place = place();
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti me@here";
+    std::fs::write(place.world.cwd.join("id.pub"), format!("{key}\n")).unwrap();
+    std::fs::write(place.world.cwd.join("bad.pub"), "ssh-ed25519 AAAA\n").unwrap();
+    let line = |words: &[&str]| match place.read(&[&["agent", "authorize"], words].concat()) {
+        Ok(Invocation::Authorize(asked)) => asked.line(),
+        other => panic!("{words:?}: {other:?}"),
+    };
+    let here = "~/.cache/lsyncd/lsync-agent --root";
+    for (words, command) in [
+        (&["-i", "id", "h:/srv/m"][..], format!("{here} /srv/m")),
+        (&["-i", "id.pub", "--root", "/srv/m"], format!("{here} /srv/m")),
+        (&["-i", "id", "--root=my m", "h", "--no-delete"], format!("{here} 'my m' --no-delete")),
+        (&["-i", "id", "ssh://h:22/m", "--read-only"], format!("{here} /m --read-only")),
+        (
+            &["-i", "id", "me@h:~/m", "--trash", ".t", "--agent-path", "lsync-agent"],
+            "lsync-agent --root ~/m --trash .t".to_owned(),
+        ),
+        (&["-i", "id", "h:/a\"b"], format!("{here} '/a\\\"b'")),
+    ] {
+        let said = line(words).unwrap();
+        let want = format!("restrict,command=\"{command}\" {key}\n");
+        assert_eq!(String::from_utf8(said.line).unwrap(), want);
+        assert_eq!(said.hints.len(), 1 + usize::from(!words.contains(&"--agent-path")));
+    }
+    let (text, hint) = {
+        let error = line(&["-i", "nokey", "h:m"]).unwrap_err();
+        (error.to_string(), error.hint_text().unwrap_or_default().to_owned())
+    };
+    assert!(
+        text.starts_with("cannot read the public key ") && text.contains("nokey.pub: "),
+        "{text}"
+    );
+    assert!(hint.contains("ssh-keygen -y -f "), "{hint}");
+    let text = line(&["-i", "bad", "h:m"]).unwrap_err().to_string();
+    assert!(text.contains("bad.pub is no public key: "), "{text}");
+    for (words, what) in [
+        (&["-i", "id"][..], "no directory that the key may reach"),
+        (&["h"], "no directory that the key may reach"),
+        (&["h:m", "--root", "m"], "the directory is named twice"),
+        (&["h:/"], "refused to open / to a key"),
+        (&["h:."], "refused to open . to a key"),
+        (&["--root", "a\nb"], "bad --root 'a\\nb': not a path in one line"),
+        (&["h:m", "--trash", "a/b"], "bad --trash 'a/b': not a name in DIR"),
+        (&["h:m", "--read-only", "--no-delete"], "--read-only does not go with --no-delete"),
+        (&["h:m", "--agent-path", ""], "bad --agent-path '': not a path"),
+        (&["a b:m"], "bad host 'a b:m': "),
+    ] {
+        let (text, hint, exit) = place.error(&[&["agent", "authorize"], words].concat());
+        assert!(text.starts_with(what), "{words:?}: {text}");
+        assert!(!hint.is_empty());
+        assert_eq!(exit, Exit::Usage);
+    }
 }

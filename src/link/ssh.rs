@@ -27,6 +27,7 @@ pub mod host;
 pub mod known_hosts;
 pub mod pattern;
 pub mod prompt;
+pub mod public;
 pub mod server;
 pub mod stream;
 pub mod words;
@@ -77,6 +78,21 @@ pub async fn connect(target: &SshTarget, options: &SshOptions) -> Result<Connect
     connect_asking(target, options, Arc::new(Terminal)).await
 }
 
+/// What the configuration says of a target's host.
+///
+/// # Errors
+/// A name that is none, or a configuration that cannot be read.
+pub fn resolve(target: &SshTarget, options: &SshOptions) -> Result<Host> {
+    host::check_names(target)?;
+    let asked = Asked {
+        host: target.host.clone(),
+        user: target.user.clone(),
+        port: options.port.or(target.port),
+        local_user: options.user.clone().unwrap_or_default(),
+    };
+    Host::load(&asked, options)
+}
+
 /// As [`connect`], with somebody else to ask.
 ///
 /// # Errors
@@ -86,14 +102,7 @@ pub async fn connect_asking(
     options: &SshOptions,
     who: Arc<dyn Ask>,
 ) -> Result<Connection> {
-    host::check_names(target)?;
-    let asked = Asked {
-        host: target.host.clone(),
-        user: target.user.clone(),
-        port: options.port.or(target.port),
-        local_user: options.user.clone().unwrap_or_default(),
-    };
-    let host = Host::load(&asked, options)?;
+    let host = resolve(target, options)?;
     let peer = host.peer();
     let session = reach(host, options.clone(), who, 0).await?;
     Ok(Connection { session, peer })

@@ -198,6 +198,7 @@ fn every_option_that_is_named_exists() {
         help(&["verify", "--help"]),
         help(&["agent", "install", "--help"]),
         help(&["agent", "check", "--help"]),
+        help(&["agent", "authorize", "--help"]),
     ] {
         known.extend(options(&text));
     }

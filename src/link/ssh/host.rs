@@ -14,6 +14,9 @@ use super::files;
 /// ssh's own port.
 pub const DEFAULT_PORT: u16 = 22;
 
+/// Keys that are tried where none is named, in `~/.ssh`.
+pub const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
 /// How long a connection may take from the first packet until the login, without the time a
 /// person types. ssh has no limit of its own and waits for TCP's, two minutes and more.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -160,7 +163,7 @@ impl Host {
         if settings.identity_files.is_empty()
             && let Some(home) = &options.home
         {
-            for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
+            for name in DEFAULT_KEYS {
                 let path = home.join(".ssh").join(name);
                 identities.push(Identity { path, named: Named::Default });
             }
