@@ -314,7 +314,7 @@ async fn ask(remote: &dyn Remote, script: &str, lines: &[&str]) -> Result<Starte
             link.fixed = answer
                 .rest
                 .strip_prefix("fixed ")
-                .map(|version| Escaped(version.as_bytes()).to_string());
+                .map(|version| Escaped(&version.as_bytes()[..version.len().min(40)]).to_string());
             link.reader = Box::new(marker::Resumed::new(rest, link.reader));
             Ok(Started::Running(link))
         }

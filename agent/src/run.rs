@@ -174,9 +174,8 @@ fn fix(bounds: &Bounds, mut options: ServeOptions) -> Result<ServeOptions, Strin
     // What was mirrored is not to be found in a dump.
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
-    if bounds.read_only {
-        options.cache = None;
-    }
+    // Beside the agent's program, which stands in the cache directory, nothing is to be written.
+    options.cache = options.cache.filter(|_| !bounds.read_only).map(|dir| dir.join("held"));
     let mut fixed = Fixed::open(bounds, &options)?;
     fixed
         .confine(options.cache.as_deref())

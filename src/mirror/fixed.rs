@@ -19,12 +19,15 @@ impl Mirror {
         }
         if fixed.no_delete && self.delete != Delete::No {
             self.say(Report::Fixed(
-                "it deletes nothing, as with --delete no: what is deleted here stays there"
+                "the host deletes nothing for this key: what is deleted here stays there, as with \
+                 --delete no"
                     .to_owned(),
             ));
         }
         if let Some(trash) = &fixed.trash {
-            self.say(Report::Fixed(format!("it moves what is deleted or replaced to {trash}")));
+            self.say(Report::Fixed(format!(
+                "the host keeps in {trash} what is deleted or replaced"
+            )));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A key that can only mirror: the line that `lsyncd agent authorize` prints stands in the world's
 //! `authorized_keys` as it is, and who logs in with it gets an agent and nothing else.
 
+use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -74,6 +75,14 @@ fn output(command: &mut Command) -> Output {
     timed.output().unwrap()
 }
 
+/// The agents that were put on the far side.
+fn agents(world: &World) -> Vec<OsString> {
+    let names = fs::read_dir(world.remote_cache()).unwrap().flatten().map(|e| e.file_name());
+    let mut names: Vec<_> = names.filter(|n| n.as_encoded_bytes().starts_with(b"lsync-")).collect();
+    names.sort();
+    names
+}
+
 /// What `agent check --json` found, behind what it did.
 fn facts(said: &str) -> serde_json::Value {
     serde_json::from_str(said.lines().last().unwrap()).unwrap()
@@ -94,7 +103,7 @@ fn a_mirror_starts_lives_and_comes_back_with_such_a_key() {
     fs::create_dir(&root).unwrap();
     let line = allow(&world, &["--root", root.to_str().unwrap(), HOST]);
     assert!(line.contains("command=\"~/.cache/lsyncd/lsync-agent --root '"), "{line}");
-    let before = fs::read_dir(world.remote_cache()).unwrap().count();
+    let before = agents(&world);
     let mut stage = Stage::with(Some(world));
     fs::write(stage.s("f"), "first").unwrap();
     let elsewhere = stage.path("elsewhere");
@@ -122,9 +131,7 @@ fn a_mirror_starts_lives_and_comes_back_with_such_a_key() {
     push.terminate();
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
     assert_eq!(fs::read(elsewhere.join("theirs")).unwrap(), b"untouched");
-    let holders = |name: &fs::DirEntry| name.path().extension().is_none_or(|e| e != "holder");
-    let after = fs::read_dir(stage.world().remote_cache()).unwrap().flatten().filter(holders);
-    assert_eq!(after.count(), before, "nothing was copied");
+    assert_eq!(agents(stage.world()), before, "nothing was copied");
 
     let check = run(lsyncd(&stage, &["agent", "check", HOST]).arg("--json"));
     let facts = facts(&check);
@@ -198,7 +205,10 @@ fn with_no_delete_names_stay_and_nobody_asks_again() {
     push.wait_event("ready");
     let said = texts(&push);
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said.iter().any(|text| text.contains("it deletes nothing")), "{said:?}");
+    assert!(
+        said.iter().any(|text| text.contains("the host deletes nothing for this key")),
+        "{said:?}"
+    );
     fs::remove_file(stage.s("a")).unwrap();
     // As an editor saves, and a rename to a name that is free.
     fs::write(stage.s("doc"), "1").unwrap();
@@ -290,4 +300,47 @@ fn what_does_not_fit_says_what_to_do() {
     assert!(ended.err.contains("the agent 0.0.1 on "), "{ended:?}");
     assert!(ended.err.contains("speaks versions 9 to 9 of the wire"), "{ended:?}");
     assert!(ended.err.contains("put lsync-agent "), "{ended:?}");
+}
+
+/// sshd gives a command to the login shell, whichever that is.
+#[test]
+fn every_login_shell_understands_the_command() {
+    let world = World::brief();
+    let root = world.path("it's my \"mirror\" $HOME `x` \u{e9}");
+    fs::create_dir(&root).unwrap();
+    // A home that holds the agent, and whose name a shell would take apart.
+    let bin = world.home().join("my bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(agent(), bin.join("lsync-agent")).unwrap();
+    let words = ["--root", root.to_str().unwrap(), "--agent-path", "~/my bin/lsync-agent"];
+    let line = allow(&world, &words);
+    // As sshd reads it: `\"` is a quote, and nothing else is anything.
+    let option = line.strip_prefix("restrict,command=\"").unwrap();
+    let command = option[..option.rfind("\" ssh-ed25519").unwrap()].replace("\\\"", "\"");
+    let mut tried = 0;
+    for shell in ["sh", "dash", "bash", "tcsh", "csh", "fish", "zsh", "ksh"] {
+        let mut started = match Command::new(shell)
+            .arg("-c")
+            .arg(&command)
+            .env("HOME", world.home())
+            .current_dir(world.home())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+        {
+            Ok(started) => started,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => panic!("{shell}: {error}"),
+        };
+        tried += 1;
+        let mut input = started.stdin.take().unwrap();
+        input.write_all(b"lsyncd-1\n").unwrap();
+        let mut said = String::new();
+        BufReader::new(started.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.starts_with("lsyncd-1 run fixed "), "{shell}: {said}");
+        drop(input);
+        assert_eq!(started.wait().unwrap().code(), Some(255), "{shell}: nobody greeted");
+    }
+    assert!(tried >= 4, "apt-get install tcsh fish");
 }

@@ -51,6 +51,7 @@ fn notices() -> Vec<Notice> {
         problem("a\nb", "per\u{1b}mission \\n denied"),
         Notice::Solved { mirror: m(), path: path("a\nb") },
         Notice::Warning { mirror: m(), text: "no owners".to_owned() },
+        Notice::Fixed { mirror: m(), text: "the host fixes\u{1b} it".to_owned() },
         Notice::Lost {
             mirror: m(),
             cause: "broken pipe".to_owned(),
@@ -85,6 +86,7 @@ fn a_calm_run_says_this() {
             "cannot mirror a\\nb: per\\x1bmission \\n denied",
             "mirrored after all: a\\nb",
             "warning: no owners",
+            "the host fixes\\x1b it",
             "link to web is down: broken pipe; trying again in 1.5 s",
             "link to web is up again",
             "halted: web: 101 names would be deleted, 100 may be",
