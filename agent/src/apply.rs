@@ -195,6 +195,11 @@ impl Hand {
             let text = format!("{trash} is a trash, and no part of the mirror");
             return Some(Outcome::Problem(said(text)));
         }
+        // What has such a name is removed unasked, by the next listing.
+        if let Some(name) = op.names().find(|path| path.is_temporary()) {
+            let text = format!("{name} is a temporary name, and no part of the mirror");
+            return Some(Outcome::Problem(said(text)));
+        }
         let done = match op {
             Op::MakeDir { path, meta } => self.make_dir(path, meta),
             Op::File { path, meta, .. } => self.put_file(path, content.inline, meta),

@@ -230,15 +230,7 @@ impl Aside {
 
 /// Would this operation reach into this directory?
 pub(crate) fn reaches(op: &Op, dir: &RelPath) -> bool {
-    let op = match op {
-        Op::Replace { new, .. } => &**new,
-        op => op,
-    };
-    let from = match op {
-        Op::Rename { from, .. } | Op::Link { from, .. } => Some(from),
-        _ => None,
-    };
-    [Some(op.path()), from].into_iter().flatten().any(|path| path.is_at_or_under(dir))
+    op.names().any(|path| path.is_at_or_under(dir))
 }
 
 /// Does something for each name in a directory.

@@ -96,6 +96,13 @@ pub fn stage_mirror(name: &[u8]) -> Option<u32> {
 }
 
 impl RelPath {
+    /// Is it a temporary name of ours, or beneath one?
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.0.windows(STAGE_PREFIX.len()).any(|part| part == STAGE_PREFIX)
+            && self.0.split(|&byte| byte == b'/').any(is_stage_name)
+    }
+
     /// The root itself: the empty path.
     #[must_use]
     pub fn root() -> RelPath {

@@ -2,7 +2,7 @@
 
 use lsync_agent::read;
 use lsync_protocol::entry::Kind;
-use lsync_protocol::path::{Escaped, RelPath, is_stage_name};
+use lsync_protocol::path::{Escaped, RelPath};
 
 use super::Source;
 use super::rules::Above;
@@ -81,7 +81,7 @@ impl Source {
         let kind = entry.map(|entry| entry.kind);
         let is_dir = kind.map_or(dir, |kind| kind == Kind::Dir);
         let decision = self.filter.decision(path, is_dir);
-        let temporary = path.as_bytes().split(|&b| b == b'/').any(is_stage_name);
+        let temporary = path.is_temporary();
         let but = match (judged, &looked, self.max_size) {
             _ if temporary => Some(But::Temporary),
             (Err(why), ..) => Some(But::Unknown(why)),

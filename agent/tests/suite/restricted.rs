@@ -187,6 +187,46 @@ fn no_name_goes_with_no_delete() {
     assert_eq!(end(peer, child), "");
 }
 
+/// A temporary name of the mirror is removed by the next listing, unasked: nothing may get one.
+#[test]
+fn nothing_goes_by_way_of_a_temporary_name() {
+    for args in [&["--root=root", "--no-delete"][..], &["--root=root", "--trash=.kept"]] {
+        let world = with_outside();
+        fs::write(world.at("f"), b"theirs").unwrap();
+        fs::create_dir(world.at("d")).unwrap();
+        fs::write(world.at("d/g"), b"theirs").unwrap();
+        let mut child = restricted(&world, args);
+        let mut peer = greet_process(&mut child, &world.hello()).unwrap();
+        // The mirror of `hello` is 7, 7, 7, 7.
+        let temporary = ".lsync-07070707-00000001";
+        let file = |at: &str| Op::File { path: path(at), size: 0, meta: meta(0o644, 1) };
+        let link = Op::Link { path: path("l"), from: path(temporary), size: 0, mtime: None };
+        let replaced = Op::Replace { old: Kind::File, new: Box::new(file(temporary)) };
+        for op in [
+            rename("f", temporary, Kind::File),
+            rename("d", temporary, Kind::Dir),
+            rename(temporary, "f", Kind::File),
+            remove(temporary, Kind::File),
+            file(temporary),
+            file(&format!("{temporary}/f")),
+            file(&format!("d/{temporary}")),
+            link,
+            replaced,
+        ] {
+            let outcome = peer.op(op.clone());
+            let refused =
+                matches!(&outcome, Some(Outcome::Problem(why)) if why.text.contains("temporary"));
+            assert!(refused || outcome == Some(Outcome::Forbidden), "{op:?}: {outcome:?}");
+        }
+        assert_eq!(peer.list_names(), ["d", "f"]);
+        assert_eq!(fs::read(world.at("f")).unwrap(), b"theirs");
+        assert_eq!(fs::read(world.at("d/g")).unwrap(), b"theirs");
+        // Only nearly one.
+        assert_eq!(peer.file(".lsync-07070707-0000000", b"x", meta(0o644, 1)), None);
+        assert_eq!(end(peer, child), "");
+    }
+}
+
 #[test]
 fn nothing_is_written_with_read_only() {
     let world = with_outside();

@@ -156,6 +156,20 @@ impl Op {
         }
     }
 
+    /// The names that it takes from somewhere or gives to something: [`path`](Op::path), and the old
+    /// one of a rename or a further name.
+    pub fn names(&self) -> impl Iterator<Item = &RelPath> {
+        let op = match self {
+            Op::Replace { new, .. } => &**new,
+            op => op,
+        };
+        let from = match op {
+            Op::Rename { from, .. } | Op::Link { from, .. } => Some(from),
+            _ => None,
+        };
+        std::iter::once(op.path()).chain(from)
+    }
+
     /// How many raw bytes of the message are this operation's content.
     #[must_use]
     pub fn inline_size(&self) -> usize {
