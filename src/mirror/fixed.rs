@@ -13,6 +13,7 @@ impl Mirror {
             self.rules.delete = self.delete;
             return;
         };
+        self.lacks.read_only = fixed.read_only;
         self.rules.delete = if fixed.no_delete { Delete::No } else { self.delete };
         if self.before.is_some() {
             return;

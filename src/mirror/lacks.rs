@@ -13,6 +13,8 @@ pub(super) struct Lacks {
     devices: bool,
     xattrs: bool,
     owners: bool,
+    /// Nothing may be tried there.
+    pub(super) read_only: bool,
 }
 
 impl Mirror {
@@ -49,6 +51,10 @@ impl Mirror {
                 "trusted and security attributes",
                 "they take CAP_SYS_ADMIN there, as root has it (--no-xattrs: they are not wanted)",
             ),
+        };
+        let why = match self.lacks.read_only {
+            true => "our key may only read there, so it is not known which it can have",
+            false => why,
         };
         let name = Escaped(&first.name);
         let text = format!("{what} are left out on the target, {name} is the first: {why}");

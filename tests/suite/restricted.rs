@@ -255,7 +255,11 @@ fn with_read_only_a_mirror_is_refused_and_verify_works() {
     let root = stage.target().display().to_string();
     let want = format!("the key that we log in with may only read {root}");
     assert!(refused.err.contains(&want), "{refused:?}");
-    let found = verify(&stage, &["--no-times", "--no-xattrs"]);
+    rustix::fs::setxattr(stage.s("same"), "user.colour", b"blue", rustix::fs::XattrFlags::empty())
+        .unwrap();
+    let found = verify(&stage, &["--no-times"]);
+    let warned = found.events("warning").pop().unwrap();
+    assert!(warned["text"].as_str().unwrap().contains("our key may only read there"), "{warned}");
     assert_eq!(found.code, Some(24), "{found:?}");
     let mut paths: Vec<_> =
         found.events("difference").iter().map(|line| line["path"].to_string()).collect();
