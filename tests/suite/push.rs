@@ -55,6 +55,8 @@ mod problems;
 mod rate;
 #[path = "push/resume.rs"]
 mod resume;
+#[path = "push/room.rs"]
+mod room;
 #[path = "push/rulefiles.rs"]
 mod rulefiles;
 #[path = "push/rules.rs"]

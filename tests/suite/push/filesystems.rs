@@ -82,7 +82,7 @@ fn holds(mount: impl FnOnce(&Stage) -> Option<Mount>, can: Can) {
 }
 
 /// A file system in a file; `None` where this kernel does not know it.
-fn image(stage: &Stage, kind: &str, make: &[&str]) -> Option<Mount> {
+pub(super) fn image(stage: &Stage, kind: &str, make: &[&str]) -> Option<Mount> {
     // A module may be loaded by the first mount.
     let known =
         || fs::read_to_string("/proc/filesystems").unwrap().contains(&format!("\t{kind}\n"));
