@@ -476,6 +476,7 @@ impl Mirror {
         self.held = Some(Held::new(self.rules.wanted, &welcome.holds));
         self.unmapped(welcome);
         self.heed(welcome);
+        self.not_kept(welcome);
         let root = welcome.root.as_ref();
         self.root_entry = root.map(|root| root.entry.clone());
         let standing = (welcome.boot, root.map(|root| root.identity));

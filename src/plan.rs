@@ -329,6 +329,8 @@ pub fn plan(looked: &Looked, held: &Held) -> Plan {
                 plan.removes.push(Planned::Remove { path: path.clone(), kind });
             }
             Look::Here(entry) if !held.carries(entry.kind) => {
+                // It changed the time of its directory all the same.
+                touch(path);
                 plan.unmirrored.push((path.clone(), entry.kind));
             }
             Look::Here(entry) => {
@@ -476,6 +478,7 @@ mod tests {
             devices: false,
             xattrs: Classes::NONE,
             time_granularity: 1,
+            keeps: lsync_protocol::entry::Keeps::ALL,
             folds_case: false,
             name_max: 255,
         };

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use lsync_protocol::entry::{Difference, Entry, Held, Kind, Named, Quick, difference};
-use lsync_protocol::path::RelPath;
+use lsync_protocol::path::{RelPath, folded};
 
 use crate::plan::{Planned, create};
 
@@ -152,6 +152,45 @@ pub fn reconcile(
     found
 }
 
+/// On a target that takes names differing only in case for one: a name that only the target has
+/// becomes the one that only the source has, in place of being in its way and deleted. Says how
+/// what is moved differs.
+pub fn recase(
+    found: &mut Differences,
+    source: &[Named],
+    target: &[Named],
+    held: &Held,
+    quick: Quick,
+) -> Vec<(RelPath, Kind, Difference)> {
+    let of = |list: &[Named], path: &RelPath| {
+        let name = path.name()?;
+        let at = list.binary_search_by(|named| (*named.name).cmp(name)).ok()?;
+        Some(list[at].entry.clone())
+    };
+    let key = |path: &RelPath| path.name().map(folded);
+    let mut recased = Vec::new();
+    for op in &mut found.ops {
+        let to = op.path().clone();
+        if matches!(op, Planned::Rename { .. }) || of(target, &to).is_some() {
+            continue;
+        }
+        let like = |(path, _): &(RelPath, Kind)| key(path) == key(&to);
+        let Some(at) = found.extra.iter().position(like) else { continue };
+        let (from, kind) = found.extra[at].clone();
+        let (Some(ours), Some(there)) = (of(source, &to), of(target, &from)) else { continue };
+        if ours.kind != kind {
+            continue;
+        }
+        found.extra.remove(at);
+        found.made.retain(|made| *made != to);
+        let mtime = held.meta(kind, &there.meta).mtime.filter(|_| kind != Kind::Dir);
+        let size = (kind == Kind::File).then_some(there.size);
+        recased.push((to.clone(), kind, difference(&ours, &there, held, quick)));
+        *op = Planned::Rename { from, to, kind, size, mtime };
+    }
+    recased
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +214,11 @@ mod tests {
     }
 
     fn compare(source: &[Named], target: Option<&[Named]>, quick: Quick) -> Differences {
+        let dir = RelPath::new(&b"d"[..]).unwrap();
+        reconcile(&dir, source, &[b"odd"[..].into()], target, &held(), quick)
+    }
+
+    fn held() -> Held {
         let holds = Holds {
             chown: true,
             groups: vec![],
@@ -182,6 +226,7 @@ mod tests {
             devices: false,
             xattrs: Classes::NONE,
             time_granularity: 1,
+            keeps: lsync_protocol::entry::Keeps::ALL,
             folds_case: false,
             name_max: 255,
         };
@@ -195,9 +240,23 @@ mod tests {
             hard_links: true,
             xattrs: Classes::NONE,
         };
-        let held = Held::new(wanted, &holds);
-        let dir = RelPath::new(&b"d"[..]).unwrap();
-        reconcile(&dir, source, &[b"odd"[..].into()], target, &held, quick)
+        Held::new(wanted, &holds)
+    }
+
+    #[test]
+    fn a_name_in_another_case_is_renamed_if_it_is_free() {
+        use Kind::{Dir, File};
+        let source = [named("A", File, 1, 0o644), named("B", File, 1, 0o644)];
+        let source =
+            [&source[..], &[named("C", Dir, 0, 0o755), named("b", File, 1, 0o644)]].concat();
+        let target = [named("a", File, 2, 0o644), named("b", File, 1, 0o644)];
+        let target = [&target[..], &[named("c", File, 0, 0o755)]].concat();
+        let mut found = compare(&source, Some(&target), Quick::SizeAndTime);
+        let recased = recase(&mut found, &source, &target, &held(), Quick::SizeAndTime);
+        let path = |name: &[u8]| RelPath::new(name).unwrap();
+        assert_eq!(recased, [(path(b"d/A"), File, Difference::Content)]);
+        assert_eq!(lines(&found), ["rename d/a -> d/A", "send d/B", "create directory d/C"]);
+        assert_eq!(found.extra, [(path(b"d/c"), File)], "of another kind");
     }
 
     fn lines(found: &Differences) -> Vec<String> {

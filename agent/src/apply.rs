@@ -27,6 +27,7 @@ mod append;
 mod aside;
 mod dir;
 mod file;
+mod folding;
 mod inplace;
 mod link;
 mod name;
@@ -34,6 +35,8 @@ mod special;
 mod young;
 
 pub(crate) use young::Young;
+
+pub(crate) use folding::Folding;
 
 /// What all threads that apply share.
 pub(crate) struct Ground {
@@ -59,6 +62,8 @@ pub(crate) struct Ground {
     pub(crate) process_umask: u32,
     /// How fine times are here, in nanoseconds.
     pub(crate) granularity: u32,
+    /// Names that differ only in case are one.
+    pub(crate) folding: Option<Folding>,
     /// Faults on demand.
     pub(crate) faults: Option<Arc<dyn Faults>>,
     /// The link ended: nothing that was not begun is begun.
@@ -200,6 +205,12 @@ impl Hand {
             let text = format!("{name} is a temporary name, and no part of the mirror");
             return Some(Outcome::Problem(said(text)));
         }
+        let ground = self.ground.clone();
+        let _turn = ground.folding.as_ref().map(Folding::turn);
+        let recased = match ground.by_its_names(op) {
+            Ok(recased) => recased,
+            Err(stop) => return self.said(op, Err(stop)),
+        };
         let done = match op {
             Op::MakeDir { path, meta } => self.make_dir(path, meta),
             Op::File { path, meta, .. } => self.put_file(path, content.inline, meta),
@@ -213,7 +224,7 @@ impl Hand {
             Op::Meta { path, kind, meta } => self.set_meta(path, *kind, meta),
             Op::Dir { path, meta } => self.set_dir(path, meta),
             Op::Rename { from, to, kind, size, mtime } => {
-                let done = self.rename(from, to, *kind, *size, *mtime);
+                let done = self.rename((from, to), recased, *kind, *size, *mtime);
                 self.restructured();
                 done
             }
@@ -237,6 +248,11 @@ impl Hand {
             // Files in it are made with other modes from now on.
             self.restructured();
         }
+        self.said(op, done)
+    }
+
+    /// What is said of an operation.
+    fn said(&self, op: &Op, done: Result<(), Stop>) -> Option<Outcome> {
         let no_room = self.no_room.take();
         match done {
             Ok(()) => no_room.map(|error| {
@@ -259,6 +275,13 @@ impl Hand {
 
     /// An error as people understand it: root is "not permitted" what chattr(1) forbids.
     fn why(&self, op: &Op, error: Errno) -> Outcome {
+        let makes = !matches!(op, Op::Remove { .. } | Op::Meta { .. } | Op::Dir { .. });
+        let odd = makes && op.path().name().is_some_and(folding::is_odd);
+        if odd && matches!(error, Errno::NOENT | Errno::INVAL | Errno::ILSEQ | Errno::IO) {
+            let Trouble { errno, text } = trouble(error);
+            let text = format!("the target's file system does not take this name: {text}");
+            return Outcome::Problem(Trouble { errno, text: bounded(text) });
+        }
         if error == Errno::PERM {
             let from = match op {
                 Op::Rename { from, .. } => Some(from),
@@ -281,6 +304,7 @@ impl Hand {
     /// Descriptors of directories may lead elsewhere from now on, everybody's.
     fn restructured(&mut self) {
         self.parents.clear();
+        self.ground.folding.iter().for_each(Folding::restructured);
         self.generation = self.ground.generation.fetch_add(1, Ordering::AcqRel) + 1;
     }
 
@@ -385,7 +409,8 @@ impl Hand {
     fn look(&self, at: usize, name: &[u8]) -> Result<Option<Stat>, Errno> {
         match meta::stat_name(&self.parents[at].fd, name) {
             Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
+            // Nor can anything stand under a name that the file system does not take.
+            Err(Errno::NOENT | Errno::ILSEQ | Errno::INVAL | Errno::NAMETOOLONG) => Ok(None),
             Err(error) => Err(error),
         }
     }

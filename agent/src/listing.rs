@@ -103,8 +103,8 @@ fn list(
     terms: &Terms,
     cwd: Option<&OwnCwd>,
 ) -> bool {
-    // It is no part of the mirror.
-    if ground.apart.iter().any(|apart| dir.is_at_or_under(apart)) {
+    // It is no part of the mirror, or another directory to which this name leads as well.
+    if ground.apart.iter().any(|apart| dir.is_at_or_under(apart)) || ground.instead(dir).is_some() {
         return outbox.listing(Message::NoList { request, why: NoList::Missing }, 256);
     }
     let why = match walk::list_from(&ground.root, dir, cwd) {

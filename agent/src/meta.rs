@@ -2,13 +2,14 @@
 //! of users and groups.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsync_protocol::entry::{Device, Entry, Kind, Meta, Time};
 use lsync_protocol::handshake::Identity;
 use lsync_protocol::xattr::Classes;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_OMIT,
-    Uid,
+    AtFlags, FileType, Gid, Mode, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, Uid,
 };
 use rustix::io::Errno;
 
@@ -197,10 +198,15 @@ impl Kept {
     }
 }
 
-/// Only the modification time, if it is wanted.
-fn times(mtime: Time) -> Timestamps {
+/// A file system was met that ignores a modification time which comes alone, as those of FUSE do
+/// that do not know of omitted times. Of the process, for what it costs is an access time, at most.
+static TOGETHER: AtomicBool = AtomicBool::new(false);
+
+/// Only the modification time; with the time of access, now, where it has no effect alone.
+pub(crate) fn times(mtime: Time) -> Timestamps {
+    let access = if TOGETHER.load(Ordering::Relaxed) { UTIME_NOW } else { UTIME_OMIT };
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_access: Timespec { tv_sec: 0, tv_nsec: access },
         last_modification: Timespec {
             tv_sec: mtime.sec,
             // A peer's number above a second would mean "now" or "leave it" to the kernel.

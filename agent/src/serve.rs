@@ -17,7 +17,7 @@ use lsync_protocol::handshake::{self, Answer, Hello, Refusal, Welcome, greet, re
 use lsync_protocol::message::{MAX_ASKS, MAX_STAGES, Message, Outcome};
 
 use crate::admit::{Admitted, admit};
-use crate::apply::{Ground, Young};
+use crate::apply::{Folding, Ground, Young};
 use crate::fault::Faults;
 use crate::fixed::Fixed;
 use crate::listing::{self, Ask, Terms};
@@ -192,7 +192,9 @@ pub fn serve(
         Err(refusal) => return refuse(writer, refusal),
     };
     let Admitted { root, lock, boot } = admitted;
-    let holds = meta::holds(root.as_ref().map(|(root, _)| root));
+    let read_only = options.fixed.as_ref().is_some_and(|fixed| fixed.said.read_only);
+    let tried_as = (!read_only).then(|| mirror_number(&hello));
+    let holds = meta::holds(root.as_ref().map(|(root, _)| root), tried_as);
     let (root, mut here) = root.unzip();
     let classes = Held::new(hello.wanted, &holds).xattrs();
     let root = root.map(|root| root.with_xattrs(classes));
@@ -234,6 +236,12 @@ fn refuse(mut writer: impl Write, refusal: Refusal) -> Result<(), ServeError> {
     Err(ServeError::Refused(refusal))
 }
 
+/// What this mirror's temporary names begin with.
+fn mirror_number(hello: &Hello) -> u32 {
+    let [a, b, c, d, ..] = hello.mirror;
+    u32::from_le_bytes([a, b, c, d])
+}
+
 fn ground(
     options: &ServeOptions,
     root: crate::root::Root,
@@ -241,14 +249,13 @@ fn ground(
     holds: &Holds,
     outbox: &Arc<Outbox>,
 ) -> Arc<Ground> {
-    let [a, b, c, d, ..] = hello.mirror;
     let (outbox, lost) = (outbox.clone(), outbox.clone());
     let mut apart = trash::found(&root);
     apart.extend(hello.trash.iter().map(|trash| trash.dir.clone()));
     Arc::new(Ground {
         root,
         apart,
-        names: Names::new(u32::from_le_bytes([a, b, c, d])),
+        names: Names::new(mirror_number(hello)),
         fsync: hello.fsync,
         inplace: hello.inplace,
         no_delete: options.fixed.as_ref().and_then(|fixed| Young::of(&fixed.said)),
@@ -257,6 +264,7 @@ fn ground(
         umask: options.umask,
         process_umask: meta::current_umask(),
         granularity: holds.time_granularity,
+        folding: holds.folds_case.then(Folding::default),
         faults: options.faults.clone(),
         stop: AtomicBool::new(false),
         generation: AtomicU64::new(0),

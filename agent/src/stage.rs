@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsync_protocol::entry::Kind;
 use lsync_protocol::path::{RelPath, stage_mirror, stage_name};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::meta;
@@ -80,16 +80,10 @@ impl Names {
     /// will set again on its account: one above, or one that its file has left meanwhile.
     pub(crate) fn quietly<T>(&self, dir: BorrowedFd<'_>, change: impl FnOnce() -> T) -> T {
         let _times = self.times();
-        let before = rustix::fs::fstat(dir);
+        let before = meta::stat_fd(dir);
         let changed = change();
         if let Ok(before) = before {
-            let times = Timestamps {
-                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-                last_modification: Timespec {
-                    tv_sec: before.st_mtime,
-                    tv_nsec: before.st_mtime_nsec as _,
-                },
-            };
+            let times = meta::times(before.mtime);
             // By name, for the descriptor may be one of O_PATH. Where the directory is not ours, its
             // times are not either.
             let _ = rustix::fs::utimensat(dir, ".", &times, AtFlags::SYMLINK_NOFOLLOW);
@@ -371,6 +365,7 @@ pub(crate) fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Resul
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 
     #[test]
     fn only_dead_names_of_this_mirror_are_swept() {

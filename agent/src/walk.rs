@@ -157,15 +157,20 @@ fn list_open(
 
 /// The temporary names of ours in an open directory, of any mirror.
 pub(crate) fn stages_in(fd: BorrowedFd<'_>) -> Result<Vec<Box<[u8]>>, Errno> {
+    let mut found = names_in(fd)?;
+    found.retain(|name| is_stage_name(name));
+    Ok(found)
+}
+
+/// All names in an open directory, as they stand there.
+pub(crate) fn names_in(fd: BorrowedFd<'_>) -> Result<Vec<Box<[u8]>>, Errno> {
     let mut found = Vec::new();
     let mut buffer = Vec::with_capacity(BUFFER);
     let mut names = RawDir::new(fd, buffer.spare_capacity_mut());
     while let Some(next) = names.next() {
         match next {
-            Ok(next) if is_stage_name(next.file_name().to_bytes()) => {
-                found.push(next.file_name().to_bytes().into());
-            }
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(next) => found.push(next.file_name().to_bytes().into()),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
     }

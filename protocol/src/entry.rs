@@ -188,10 +188,53 @@ pub struct Holds {
     pub xattrs: Classes,
     /// The granularity of modification times, in nanoseconds.
     pub time_granularity: u32,
+    /// What its file system keeps.
+    pub keeps: Keeps,
     /// Names that differ only in case are one.
     pub folds_case: bool,
     /// The longest name, in bytes.
     pub name_max: u32,
+}
+
+/// What a target's file system keeps, whoever asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeps {
+    /// Permission bits, as they are set.
+    pub modes: bool,
+    /// Symbolic links.
+    pub symlinks: bool,
+    /// FIFOs and sockets.
+    pub specials: bool,
+    /// Several names of one file.
+    pub hard_links: bool,
+    /// The earliest time, in seconds since 1970.
+    pub earliest: i64,
+    /// The latest time, in seconds since 1970.
+    pub latest: i64,
+}
+
+impl Keeps {
+    /// Everything.
+    pub const ALL: Keeps = Keeps {
+        modes: true,
+        symlinks: true,
+        specials: true,
+        hard_links: true,
+        earliest: i64::MIN,
+        latest: i64::MAX,
+    };
+
+    /// The nearest time that is kept; it is whole seconds where the wanted one is not kept.
+    #[must_use]
+    pub fn time(self, wanted: Time) -> Time {
+        if wanted.sec < self.earliest {
+            Time { sec: self.earliest, nsec: 0 }
+        } else if wanted.sec > self.latest {
+            Time { sec: self.latest, nsec: 0 }
+        } else {
+            wanted
+        }
+    }
 }
 
 /// Which groups can be set.
@@ -218,6 +261,8 @@ pub struct Held {
     devices: bool,
     hard_links: bool,
     xattrs: Classes,
+    keeps: Keeps,
+    folds_case: bool,
 }
 
 impl Held {
@@ -225,7 +270,7 @@ impl Held {
     #[must_use]
     pub fn new(wanted: Wanted, holds: &Holds) -> Held {
         Held {
-            perms: wanted.perms,
+            perms: wanted.perms && holds.keeps.modes,
             owner: wanted.owner && holds.chown,
             groups: match (wanted.group, holds.chown) {
                 (false, _) => Groups::None,
@@ -235,10 +280,12 @@ impl Held {
                 }
             },
             times: wanted.times.then_some(holds.time_granularity),
-            specials: wanted.specials,
+            specials: wanted.specials && holds.keeps.specials,
             devices: wanted.devices && holds.devices,
-            hard_links: wanted.hard_links,
+            hard_links: wanted.hard_links && holds.keeps.hard_links,
             xattrs: wanted.xattrs.both(holds.xattrs),
+            keeps: holds.keeps,
+            folds_case: holds.folds_case,
         }
     }
 
@@ -246,7 +293,8 @@ impl Held {
     #[must_use]
     pub fn carries(&self, kind: Kind) -> bool {
         match kind {
-            Kind::File | Kind::Dir | Kind::Symlink => true,
+            Kind::File | Kind::Dir => true,
+            Kind::Symlink => self.keeps.symlinks,
             Kind::Fifo | Kind::Socket => self.specials,
             Kind::CharDevice | Kind::BlockDevice => self.devices,
         }
@@ -264,10 +312,22 @@ impl Held {
         self.groups != Groups::None
     }
 
-    /// Are names of one file to be names of one file? Whether the target has such is found out.
+    /// Are names of one file to be names of one file? A target may have none for a single one.
     #[must_use]
     pub fn hard_links(&self) -> bool {
         self.hard_links
+    }
+
+    /// What the target's file system keeps.
+    #[must_use]
+    pub fn keeps(&self) -> Keeps {
+        self.keeps
+    }
+
+    /// Are names that differ only in case one on the target?
+    #[must_use]
+    pub fn folds_case(&self) -> bool {
+        self.folds_case
     }
 
     /// Which extended attributes and access control lists are carried.
@@ -289,7 +349,7 @@ impl Held {
                     Some(if groups.contains(&gid) { gid } else { *own })
                 }
             }),
-            mtime: meta.mtime.and_then(|t| self.times.map(|g| t.truncated(g))),
+            mtime: meta.mtime.and_then(|t| self.times.map(|g| self.keeps.time(t).truncated(g))),
             xattrs: meta
                 .xattrs
                 .as_ref()
@@ -455,6 +515,7 @@ mod tests {
             devices: chown,
             xattrs: Classes::NONE,
             time_granularity: 1,
+            keeps: Keeps::ALL,
             folds_case: false,
             name_max: 255,
         }
@@ -525,6 +586,13 @@ mod tests {
             ..a.clone()
         };
         assert_eq!(difference(&a, &b, &coarse, by), Difference::None);
+        let keeps =
+            Keeps { modes: false, symlinks: false, earliest: 100, latest: 200, ..Keeps::ALL };
+        let short = Held::new(ALL, &Holds { keeps, ..holds(true) });
+        let clamped = |sec| Time { sec, nsec: 0 };
+        let kept = |sec| short.meta(Kind::File, &file(1, sec, 0o644, 0, 55).meta);
+        assert_eq!([kept(-5), kept(500)].map(|m| m.mtime), [clamped(100), clamped(200)].map(Some));
+        assert_eq!((kept(150).mode, short.carries(Kind::Symlink)), (None, false));
         let untimed = Held::new(Wanted { times: false, ..ALL }, &holds(true));
         assert_eq!(difference(&a, &b, &untimed, by), Difference::Content, "as rsync without -t");
     }

@@ -95,6 +95,24 @@ pub fn stage_mirror(name: &[u8]) -> Option<u32> {
     u32::from_str_radix(std::str::from_utf8(&name[7..15]).ok()?, 16).ok()
 }
 
+/// A name without the difference of case, nearly as file systems that fold names see it: equal ones
+/// are probably one there.
+#[must_use]
+pub fn folded(name: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(name) {
+        // One character for one: what becomes several is not folded by any of them.
+        Ok(text) => text
+            .chars()
+            .map(|c| {
+                let mut upper = c.to_uppercase();
+                if upper.len() == 1 { upper.next().unwrap_or(c) } else { c }
+            })
+            .collect::<String>()
+            .into_bytes(),
+        Err(_) => name.to_ascii_uppercase(),
+    }
+}
+
 impl RelPath {
     /// Is it a temporary name of ours, or beneath one?
     #[must_use]
@@ -449,5 +467,11 @@ mod tests {
     /// Bytes as the wire has them: a length, then the bytes.
     fn serde_bytes_of(bytes: &[u8]) -> Vec<u8> {
         bytes.to_vec()
+    }
+
+    #[test]
+    fn names_are_folded_by_character() {
+        assert_eq!(folded("a\u{e9}\u{df}".as_bytes()), "A\u{c9}\u{df}".as_bytes());
+        assert_eq!(folded(b"a\xff"), b"A\xff");
     }
 }

@@ -1,16 +1,23 @@
 //! What of the source a target cannot have: said once, and never a difference.
 
-use lsync_protocol::entry::{Entry, Kind};
+use std::time::Instant;
+
+use lsync_protocol::entry::{Entry, Held, Keeps, Kind, Named};
 use lsync_protocol::handshake::Welcome;
-use lsync_protocol::path::{Escaped, RelPath};
+use lsync_protocol::path::{Escaped, RelPath, folded};
 use lsync_protocol::xattr::{Classes, Xattr};
 
 use super::{Mirror, Report};
+use crate::collate::Marks;
 
 /// What was said already.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
+    symlinks: bool,
+    specials: bool,
     devices: bool,
+    hard_links: bool,
+    modes: bool,
     xattrs: bool,
     owners: bool,
     /// Nothing may be tried there.
@@ -18,15 +25,82 @@ pub(super) struct Lacks {
 }
 
 impl Mirror {
-    /// Says that device files are left out, where they were asked for.
+    /// Says which kinds of things are left out, where they were asked for.
     pub(super) fn not_mirrored(&mut self, path: &RelPath, kind: Kind) {
-        let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-        if device && self.rules.wanted.devices && !self.lacks.devices {
-            self.lacks.devices = true;
+        let wanted = self.rules.wanted;
+        let keeps = self.held.as_ref().map_or(Keeps::ALL, Held::keeps);
+        let none = "the target's file system has none";
+        let (said, what, why) = match kind {
+            Kind::File | Kind::Dir => return,
+            Kind::Symlink => (&mut self.lacks.symlinks, "symbolic links", none.to_owned()),
+            Kind::Fifo | Kind::Socket if wanted.specials => {
+                (&mut self.lacks.specials, "FIFOs and sockets", none.to_owned())
+            }
+            Kind::CharDevice | Kind::BlockDevice if wanted.devices => {
+                let why = if keeps.specials {
+                    "the target's agent may not make them (CAP_MKNOD is missing; root has it, \
+                     --no-devices says that they are not wanted)"
+                        .to_owned()
+                } else {
+                    format!("{none} (--no-devices says that they are not wanted)")
+                };
+                (&mut self.lacks.devices, "device files", why)
+            }
+            _ => return,
+        };
+        if !std::mem::replace(said, true) {
+            let text = format!("{what} are left out, {path} is the first: {why}");
+            self.say(Report::Warning(text));
+        }
+    }
+
+    /// Says what of everything's attributes the target's file system does not keep.
+    pub(super) fn not_kept(&mut self, welcome: &Welcome) {
+        let wanted = self.rules.wanted;
+        let asked = wanted.perms || wanted.owner || wanted.group;
+        if asked && !welcome.holds.keeps.modes && !self.lacks.modes {
+            self.lacks.modes = true;
+            self.say(Report::Warning(
+                "permission bits and owners are left out on the target: its file system keeps none \
+                 (--no-perms, --no-owner and --no-group say that they are not wanted)"
+                    .to_owned(),
+            ));
+        }
+    }
+
+    /// Says that names of one file become files of their own.
+    pub(super) fn not_linked(&mut self, dir: &RelPath, entries: &[Named]) {
+        let lacks = self.held.as_ref().is_some_and(|held| !held.keeps().hard_links);
+        if !lacks || !self.rules.wanted.hard_links || self.lacks.hard_links {
+            return;
+        }
+        let linked = entries.iter().find(|named| named.entry.file.is_some());
+        if let Some(path) = linked.and_then(|named| dir.join(&named.name).ok()) {
+            self.lacks.hard_links = true;
             self.say(Report::Warning(format!(
-                "device files are left out, {path} is the first: the target's agent may not make \
-                 them (CAP_MKNOD is missing; root has it, --no-devices says that they are not wanted)"
+                "names of one file become files of their own, {path} is the first: the target's \
+                 file system has no hard links (--no-hard-links says that they are not wanted)"
             )));
+        }
+    }
+
+    /// A name is free on the target. Where names that differ only in case are one, another may
+    /// have waited for it.
+    pub(super) fn made_room(&mut self, path: &RelPath, now: Instant) {
+        if self.problems.is_empty() || !self.held.as_ref().is_some_and(Held::folds_case) {
+            return;
+        }
+        let (dir, name) = (path.parent(), path.name().map(folded));
+        let waits = |other: &RelPath| other.parent() == dir && other.name().map(folded) == name;
+        let waiting: Vec<RelPath> = self
+            .problems
+            .list()
+            .map(|problem| &problem.path)
+            .filter(|p| waits(p))
+            .cloned()
+            .collect();
+        for path in waiting {
+            self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
         }
     }
 

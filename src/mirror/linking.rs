@@ -71,7 +71,8 @@ impl Mirror {
         now: Instant,
     ) -> (Vec<Planned>, BTreeSet<RelPath>) {
         let mut waiting = BTreeSet::new();
-        let Some(held) = self.held.clone().filter(Held::hard_links) else { return (ops, waiting) };
+        let wanted = self.rules.wanted.hard_links;
+        let Some(held) = self.held.clone().filter(|_| wanted) else { return (ops, waiting) };
         // Names are those of then: by other ones things are known by now.
         let told = self.moved.so_far() == since && self.names_told();
         let mut another = BTreeSet::new();
@@ -157,6 +158,11 @@ impl Mirror {
             let from = self.links.leader(&path, version).cloned();
             let from = from.filter(|from| !marks.has(Marks::WRITTEN) || led.contains(from));
             match from {
+                // A target that has no links gets the content under each name; events told of one.
+                Some(_) if !held.hard_links() => {
+                    self.links.linked(&path);
+                    leave.push(op);
+                }
                 Some(from)
                     if version.size > INLINE_MAX && (led.contains(&from) || self.flies(&from)) =>
                 {
@@ -252,7 +258,8 @@ impl Mirror {
         newer: impl Fn(&Mirror, &RelPath) -> bool,
         now: Instant,
     ) -> bool {
-        let Some(held) = self.held.clone().filter(Held::hard_links) else { return false };
+        let wanted = self.rules.wanted.hard_links;
+        let Some(held) = self.held.clone().filter(|_| wanted) else { return false };
         let Some((walk, of_root)) = self.walk.as_ref().map(|walk| (walk.id(), walk.of_root()))
         else {
             return false;
@@ -267,6 +274,11 @@ impl Mirror {
             let Ok(path) = seen.dir.join(name) else { continue };
             // That it has this name counts, whatever was heard of it since: a look will tell more.
             let linked = entry.file.is_some_and(|id| self.links.register(&path, id, entry.nlink));
+            if !held.hard_links() {
+                // Each name is there for itself, and none lacks another.
+                self.links.linked(&path);
+                continue;
+            }
             if newer(self, &path) {
                 continue;
             }

@@ -515,6 +515,9 @@ impl Mirror {
         if let Cause::Clearing(key) = flight.cause {
             self.cleared_one(key, Cleared::Gone, now);
         }
+        if let Planned::Remove { path, .. } | Planned::Rename { from: path, .. } = &flight.op {
+            self.made_room(path, now);
+        }
     }
 
     fn outcome(&mut self, flight: Flight, outcome: Outcome, now: Instant) {
@@ -627,6 +630,7 @@ impl Mirror {
     fn mark_unless_failed(&mut self, dir: &RelPath, marks: Marks, now: Instant) {
         match self.problems.above(dir) {
             None => self.collate.mark(dir, marks, now),
+            Some(failed) if self.problems.given_up(&failed) => {}
             Some(failed) => {
                 let marks = Marks::NAME.with(Marks::TREE);
                 if !self.collate.add(&failed, marks) {

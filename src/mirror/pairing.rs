@@ -190,6 +190,7 @@ mod tests {
             devices: true,
             xattrs: Classes::NONE,
             time_granularity: 1_000_000_000,
+            keeps: lsync_protocol::entry::Keeps::ALL,
             folds_case: false,
             name_max: 255,
         };

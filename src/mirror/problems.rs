@@ -90,6 +90,11 @@ impl Problems {
         mended
     }
 
+    /// Is this path not to be tried again?
+    pub(crate) fn given_up(&self, path: &RelPath) -> bool {
+        self.paths.get(path).is_some_and(|(problem, _)| problem.tries >= self.tries)
+    }
+
     /// The path is gone, or no longer mirrored: was it a problem?
     pub(crate) fn gone(&mut self, path: &RelPath) -> bool {
         self.paths.remove(path).is_some()
@@ -168,6 +173,8 @@ mod tests {
         let path = RelPath::new(&b"a"[..]).unwrap();
         let mut problems = Problems::new(2);
         assert_eq!(problems.failed(&path, What::Itself, "x", now).at, Some(now));
+        assert!(!problems.given_up(&path));
         assert_eq!(problems.failed(&path, What::Itself, "x", now).at, None);
+        assert!(problems.given_up(&path));
     }
 }

@@ -24,7 +24,7 @@ use crate::config::Verify;
 use crate::error::Exit;
 use crate::metrics;
 use crate::plan::{Absent, Planned};
-use crate::reconcile::{attributes, reconcile, twins};
+use crate::reconcile::{attributes, recase, reconcile, twins};
 use crate::source::RULES_BACK;
 use crate::watch::WatchEvent;
 
@@ -78,6 +78,8 @@ pub(super) struct Walk {
     began: Instant,
     /// Directories that this walk makes: they get their attributes once they are complete.
     made: BTreeSet<RelPath>,
+    /// Directories that it renamed, since only the case of their names differed.
+    recased: Vec<RelPath>,
     /// Names that only the target has.
     extra: Vec<(RelPath, Kind)>,
     /// What is beneath those, where the guard wants it counted.
@@ -225,6 +227,7 @@ impl Mirror {
             read_all: false,
             began: now,
             made: BTreeSet::new(),
+            recased: Vec::new(),
             extra: Vec::new(),
             beneath: Vec::new(),
             counting: BTreeMap::new(),
@@ -301,6 +304,7 @@ impl Mirror {
         for entry in seen.entries.iter().map(|named| &named.entry).chain([&*seen.here]) {
             self.xattrs_left_out(entry);
         }
+        self.not_linked(&seen.dir, &seen.entries);
         if let Some(walk) = &mut self.walk {
             walk.pending.push_back(Pending { request, seen, answer: None });
         }
@@ -366,6 +370,10 @@ impl Mirror {
         let Some(held) = self.held.clone() else { return };
         let Some(walk) = &mut self.walk else { return };
         let made = walk.made.remove(&seen.dir);
+        if walk.recased.iter().any(|dir| seen.dir.is_at_or_under(dir)) {
+            // It was listed by a name that it has since: the walk of that is due.
+            return;
+        }
         let target = match answer {
             Answer::Same => None,
             Answer::Missing => Some(None),
@@ -392,8 +400,24 @@ impl Mirror {
         if let Some(target) = &target {
             let unknown: Vec<Box<[u8]>> =
                 seen.unknown.iter().map(|(name, _)| name).chain(&seen.kept).cloned().collect();
-            let found =
+            let mut found =
                 reconcile(&seen.dir, &seen.entries, &unknown, target.as_deref(), &held, quick);
+            if held.folds_case() && self.rules.verify == Verify::No && self.rules.delete.live() {
+                let there = target.as_deref().unwrap_or_default();
+                let recased = recase(&mut found, &seen.entries, there, &held, quick);
+                for (path, kind, differs) in recased {
+                    if kind == Kind::Dir {
+                        walk.recased.push(path.clone());
+                    }
+                    let marks = match (kind, differs) {
+                        (Kind::Dir, _) => Marks::NAME.with(Marks::TREE).with(Marks::DIR),
+                        (_, Difference::None) => continue,
+                        (_, Difference::Meta) => Marks::META,
+                        _ => Marks::NAME.with(Marks::CONTENT),
+                    };
+                    self.collate.mark(&path, marks, now);
+                }
+            }
             by_content = found.twins;
             walk.made.extend(found.made);
             unmirrored = found.unmirrored;

@@ -45,6 +45,8 @@ mod lanes;
 mod links;
 #[path = "push/live.rs"]
 mod live;
+#[path = "push/lossy.rs"]
+mod lossy;
 #[path = "push/mapping.rs"]
 mod mapping;
 #[path = "push/moved.rs"]

@@ -16,11 +16,12 @@ use crate::meta;
 use crate::stage::Fresh;
 
 impl Hand {
-    /// Gives something another name, if it is what it should be.
+    /// Gives something another name, if it is what it should be. `recased`: to the file system it is
+    /// the same name, so what stands under the new one is the thing itself.
     pub(super) fn rename(
         &mut self,
-        from: &RelPath,
-        to: &RelPath,
+        (from, to): (&RelPath, &RelPath),
+        recased: bool,
         kind: Kind,
         size: Option<u64>,
         mtime: Option<Time>,
@@ -60,7 +61,7 @@ impl Hand {
                 }
             };
             let (old, new) = ((&*old_dir, from_name, from), (&*new_dir, to_name, to));
-            if kind == Kind::File && self.pour_renamed(old, new, &now)? {
+            if kind == Kind::File && !recased && self.pour_renamed(old, new, &now)? {
                 self.touch(&old_dir);
                 self.went(from, to, kind, free);
                 return Ok(());
@@ -68,14 +69,18 @@ impl Hand {
             let aside = match kind {
                 // Over a directory, which is empty, or nothing.
                 Kind::Dir => Ok(None),
+                _ if recased => Ok(None),
                 _ => self.set_aside(&new_dir, to_name, to, &Instead::Thing(now.identity())),
             };
             let done = match aside {
                 Err(Stop::Errno(error)) => Err(error),
                 Err(say) => return Err(say),
                 Ok(aside) => {
-                    let done =
-                        self.rename_in(&old_dir, from_name, &new_dir, to_name, from, to, &now);
+                    let done = if recased {
+                        self.recase(&old_dir, (from_name, from), (to_name, to))
+                    } else {
+                        self.rename_in(&old_dir, from_name, &new_dir, to_name, from, to, &now)
+                    };
                     if let (Err(_), Some(aside)) = (done, aside) {
                         aside.undo(&new_dir, to_name);
                     }
@@ -155,6 +160,18 @@ impl Hand {
             }
             (done, _) => done,
         }
+    }
+
+    /// Changes the case of a name.
+    fn recase(
+        &self,
+        dir: &OwnedFd,
+        old: (&[u8], &RelPath),
+        new: (&[u8], &RelPath),
+    ) -> Result<(), Errno> {
+        self.ground.fault(Call::Rename, old.1)?;
+        self.ground.fault(Call::Rename, new.1)?;
+        rustix::fs::renameat(dir, old.0, dir, new.0)
     }
 
     fn dir_of(&mut self, dir: &[u8]) -> Result<Arc<OwnedFd>, Stop> {

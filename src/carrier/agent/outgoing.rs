@@ -253,6 +253,7 @@ mod tests {
                     devices: true,
                     xattrs: Classes::NONE,
                     time_granularity: 1,
+                    keeps: lsync_protocol::entry::Keeps::ALL,
                     folds_case: false,
                     name_max: 255,
                 },

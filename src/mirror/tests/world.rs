@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lsync_protocol::xattr::Classes;
-
 use lsync_protocol::entry::{
     Digest, DirDigest, Entry, Held, Holds, Kind, Meta, Named, Quick, Time, Wanted,
 };
 use lsync_protocol::handshake::{Identity, RootHere, Welcome};
 use lsync_protocol::message::{INLINE_MAX, NoList, OpId, Outcome, Trouble};
 use lsync_protocol::path::RelPath;
+use lsync_protocol::xattr::Classes;
 
 use crate::carrier::NotBuilt;
 use crate::collate::{Batch, Follow, Marks, Step};
@@ -247,6 +246,7 @@ fn holds() -> Holds {
         devices: true,
         xattrs: Classes::NONE,
         time_granularity: 1,
+        keeps: lsync_protocol::entry::Keeps::ALL,
         folds_case: false,
         name_max: 255,
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lsync_agent::{ServeOptions, serve};
-use lsync_protocol::entry::{Entry, Holds, Kind, Meta, Named};
+use lsync_protocol::entry::{Entry, Holds, Keeps, Kind, Meta, Named};
 use lsync_protocol::frame::{Frame, HEADER, Header, encode};
 use lsync_protocol::handshake::{
     Answer, Greeting, Hello, Identity, Refusal, RootHere, Welcome, greet, read_body,
@@ -70,6 +70,7 @@ impl Far {
                 time_granularity: 1,
                 folds_case: false,
                 name_max: 255,
+                keeps: Keeps::ALL,
             },
             small: 1 << 20,
             bulk: 8 << 20,
