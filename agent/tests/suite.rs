@@ -4,6 +4,7 @@
 
 mod suite {
     mod delta;
+    mod faults;
     mod hashes;
     mod hostile;
     mod inplace;
