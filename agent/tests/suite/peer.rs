@@ -274,6 +274,8 @@ impl Peer {
                     }
                 }
                 Message::NoList { request: 5, why } => return Err(why),
+                Message::Credit { bulk } => self.bulk += u64::from(bulk),
+                Message::StageTrouble { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
