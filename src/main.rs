@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lsyncd::carrier::action::ActionLog;
 use lsyncd::cli::legacy::CommandLine;
@@ -209,15 +210,19 @@ fn style(output: Output, dry_run: bool, several: bool) -> Style {
     }
 }
 
+/// How long the end waits for what still runs to be taken down: programs we started (tunnels,
+/// `ProxyCommand`s, rsync) are ended as the tasks that keep them are dropped, and only by that.
+const TAKEN_DOWN: Duration = Duration::from_secs(1);
+
 /// Runs a future to its end. What then still blocks a thread (a question on a terminal, a stuck
-/// disk) does not keep the process.
+/// disk) does not keep the process for longer than [`TAKEN_DOWN`].
 fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::failed("cannot start threads").because(e))?;
     let result = runtime.block_on(work);
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(TAKEN_DOWN);
     result
 }
 

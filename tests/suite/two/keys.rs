@@ -147,6 +147,36 @@ fn a_tunnel_leads_to_an_rsync_daemon() {
 }
 
 #[test]
+fn what_a_tunnel_started_ends_with_us() {
+    let stage = Stage::new(Way::Local);
+    let pids = stage.path("pids");
+    let two = Two::with(
+        &stage,
+        &format!(
+            "local t = tunnel {{ name = 'T', mode = 'pool', parallel = 32,
+               command = {{ 'sh', '-c', 'echo $$ >> {}; exec sleep 600' }} }}
+             sync {{ default.rsync, tunnel = t, source = SRC, delay = 0,
+               target = 'rsync://^localhost:^localport/open/' }}",
+            pids.display()
+        ),
+    );
+    let all = || -> Vec<u32> {
+        let text = fs::read_to_string(&pids).unwrap_or_default();
+        text.lines().map(|pid| pid.parse().unwrap()).collect()
+    };
+    wait_until("all have been started", || all().len() == 32);
+    let (code, said) = two.stop(Signal::TERM);
+    assert_eq!(code, Some(143), "{said}");
+    let left = || all().into_iter().filter(|pid| stands(*pid)).count();
+    wait_until("all have ended", || left() == 0);
+}
+
+/// Whether a process is there that has not ended: one that has has no command line.
+fn stands(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+#[test]
 fn a_host_that_takes_no_agent_is_mirrored_to_by_rsync() {
     let stage = Stage::with(Some(World::new()));
     // Where the agent would be put there is a file.
