@@ -92,6 +92,15 @@ struct Dirty {
     due: Option<Instant>,
 }
 
+/// A file that is written to.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// When it last left, or so long ago that it may leave.
+    left: Instant,
+    /// It was closed after the last write that was heard of.
+    closed: bool,
+}
+
 /// What happened to names, in the order in which it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -140,8 +149,8 @@ pub struct Collate {
     steps: Vec<Step>,
     /// When the steps may leave.
     steps_due: Option<Instant>,
-    /// Files that left unclosed, and when.
-    unclosed: BTreeMap<RelPath, Instant>,
+    /// Files that were written to of late.
+    unclosed: BTreeMap<RelPath, Written>,
     unclosed_swept: Option<Instant>,
     /// No batch before this.
     quiet_until: Option<Instant>,
@@ -207,7 +216,12 @@ impl Collate {
     pub fn note(&mut self, event: &WatchEvent, now: Instant) {
         match event {
             WatchEvent::Written(path) => self.mark_written(path, now),
-            WatchEvent::Closed(path) => self.mark(path, WRITTEN, now),
+            WatchEvent::Closed(path) => {
+                if let Some(written) = self.unclosed.get_mut(path) {
+                    written.closed = true;
+                }
+                self.mark(path, WRITTEN, now);
+            }
             WatchEvent::Appeared { path, dir: false } => {
                 self.came(path);
                 let known = self.dirty.contains_key(path);
@@ -296,32 +310,27 @@ impl Collate {
         if !self.delay.is_zero() {
             return self.mark(path, WRITTEN, now);
         }
-        let first = match self.dirty.get(path) {
-            Some(dirty) if dirty.due.is_none() => {
-                let marks = dirty.marks.with(WRITTEN);
-                if let Some(dirty) = self.dirty.get_mut(path) {
-                    dirty.marks = marks;
-                }
-                return;
-            }
-            Some(dirty) => dirty.first,
-            None => now,
-        };
-        let earliest = self.unclosed.get(path).map_or(now, |&left| left + UNCLOSED_EVERY);
-        let due = (now + REST).min(first + UNCLOSED_EVERY).max(earliest);
+        let long_ago = now.checked_sub(UNCLOSED_EVERY).unwrap_or(now);
+        let fresh = Written { left: long_ago, closed: false };
+        let written = self.unclosed.entry(path.clone()).or_insert(fresh);
+        written.closed = false;
+        let earliest = written.left + UNCLOSED_EVERY;
         match self.dirty.get_mut(path) {
             Some(dirty) => {
                 dirty.marks = dirty.marks.with(WRITTEN);
-                self.set_due(path, due);
+                if dirty.due.is_some() {
+                    let due = (now + REST).min(dirty.first + UNCLOSED_EVERY).max(earliest);
+                    self.set_due(path, due);
+                }
             }
             None => {
-                let marks = WRITTEN;
-                self.dirty.insert(path.clone(), Dirty { marks, first: now, due: Some(due) });
+                let due = (now + REST).min(now + UNCLOSED_EVERY).max(earliest);
+                self.dirty
+                    .insert(path.clone(), Dirty { marks: WRITTEN, first: now, due: Some(due) });
                 self.due.insert((due, path.clone()));
                 self.collapse(now);
             }
         }
-        self.unclosed.entry(path.clone()).or_insert(now.checked_sub(UNCLOSED_EVERY).unwrap_or(now));
     }
 
     fn set_due(&mut self, path: &RelPath, due: Instant) {
@@ -419,8 +428,8 @@ impl Collate {
                 None => whole = true,
             }
         }
-        if let Some(left) = self.unclosed.remove(from) {
-            self.unclosed.insert(to.clone(), left);
+        if let Some(written) = self.unclosed.remove(from) {
+            self.unclosed.insert(to.clone(), written);
         }
         if stale {
             let gone = Marks::NAME.with(Marks::GONE).with(Marks::CONTENT);
@@ -482,7 +491,12 @@ impl Collate {
             && dirty.due.is_none()
         {
             let due = match self.unclosed.get(path) {
-                Some(&left) if self.delay.is_zero() => now.max(left + UNCLOSED_EVERY),
+                // It waits once more as long as it has: what is rewritten all the time leaves half
+                // of the link to others.
+                Some(written) if written.closed => {
+                    now + now.saturating_duration_since(dirty.first).min(UNCLOSED_EVERY)
+                }
+                Some(written) => now.max(written.left + UNCLOSED_EVERY),
                 _ => now.max(dirty.first + self.delay),
             };
             self.set_due(path, due);
@@ -534,15 +548,15 @@ impl Collate {
                 continue;
             }
             if let Some(dirty) = self.dirty.remove(&path) {
-                if let Some(left) = self.unclosed.get_mut(&path) {
-                    *left = now;
+                if let Some(written) = self.unclosed.get_mut(&path) {
+                    written.left = now;
                 }
                 batch.paths.push((path, dirty.marks, dirty.first));
             }
         }
         if self.unclosed_swept.is_none_or(|swept| swept + UNCLOSED_EVERY <= now) {
             self.unclosed_swept = Some(now);
-            self.unclosed.retain(|_, left| *left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
+            self.unclosed.retain(|_, at| at.left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
         }
         batch.paths.sort_by(|a, b| a.0.cmp(&b.0));
         if !batch.is_empty() && self.delay.is_zero() {

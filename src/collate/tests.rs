@@ -151,6 +151,31 @@ fn a_path_in_flight_waits_until_it_is_released() {
 }
 
 #[test]
+fn what_was_closed_follows_its_flight_soon() {
+    let start = Instant::now();
+    for (late, want) in [
+        // Closed, or touched, while it is on its way.
+        (vec![WatchEvent::Attributes(path("f"))], 101),
+        (vec![WatchEvent::Written(path("f")), WatchEvent::Closed(path("f"))], 101),
+        // Held open by its writer, as a log is.
+        (vec![WatchEvent::Written(path("f"))], 1000),
+    ] {
+        let mut collate = Collate::new(Duration::ZERO, 1000);
+        collate.note(&WatchEvent::Written(path("f")), start);
+        collate.note(&WatchEvent::Closed(path("f")), start);
+        assert_eq!(collate.take(start, 10, |_| false).paths.len(), 1);
+        for event in &late {
+            collate.note(event, start + MS);
+        }
+        let busy = start + MS * 100;
+        assert!(collate.take(busy, 10, |_| true).paths.is_empty());
+        collate.release(&path("f"), start + MS * 101);
+        let due = collate.next().unwrap() - start;
+        assert!(due >= MS * want && due <= MS * (want + 100), "{late:?}: {due:?}");
+    }
+}
+
+#[test]
 fn too_many_paths_become_subtrees_and_then_the_tree() {
     let now = Instant::now();
     let mut collate = Collate::new(Duration::ZERO, 10);
