@@ -193,7 +193,13 @@ impl Stage {
     /// [`Stage::settles`] with what the program said, if it never does.
     #[track_caller]
     pub fn settles_with(&self, push: &Push, when: &str) {
-        if let Err(text) = equal_within(&self.source(), &self.target(), PATIENCE) {
+        self.part_settles(push, "", when);
+    }
+
+    /// [`Stage::settles_with`] of what stands beneath a name: a large tree takes long to compare.
+    #[track_caller]
+    pub fn part_settles(&self, push: &Push, name: &str, when: &str) {
+        if let Err(text) = equal_within(&self.s(name), &self.t(name), PATIENCE) {
             panic!("{when}: source and target stay different:\n{text}\n{}", push.said());
         }
     }

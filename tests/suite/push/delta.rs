@@ -108,23 +108,24 @@ fn what_has_nothing_in_common_goes_whole() {
 
 #[test]
 fn what_stands_anywhere_in_a_large_file_is_found() {
-    let counted = Counted::new(96 * MIB);
+    let counted = Counted::new(48 * MIB);
     let stage = &counted.stage;
     let old = fs::read(stage.s("f")).unwrap();
-    let piece = |from: usize, to: usize| &old[from * MIB..to * MIB];
-    // 12 bytes for each 2 KiB of the base, and some for what is hashed in vain.
+    let half = MIB / 2;
+    let piece = |from: usize, to: usize| &old[from * half..to * half];
+    // 12 bytes for each KiB of the base, and some for what is hashed in vain.
     let sums = 660 * 1024;
     for (name, content) in [
         ("far ahead", [piece(70, 96), piece(0, 60)].concat()),
         ("a little on", [&noise(2, 12_345)[..], piece(0, 90), b"end"].concat()),
-        ("behind what is new", [&noise(3, 40 * MIB)[..], piece(0, 96)].concat()),
+        ("behind what is new", [&noise(3, 20 * MIB)[..], piece(0, 96)].concat()),
         ("in pieces", [piece(5, 20), &[1], piece(60, 75), &[2], piece(20, 60), &[3]].concat()),
     ] {
         fs::write(stage.s("f"), &old).unwrap();
         counted.once();
         fs::write(stage.s("f"), &content).unwrap();
         let new =
-            if name == "behind what is new" { 40 * MIB as u64 + 128 * 1024 } else { 16 * 1024 };
+            if name == "behind what is new" { 20 * MIB as u64 + 128 * 1024 } else { 16 * 1024 };
         counted.costs_at_most(new + sums, name);
     }
     stage.no_temporary_names();

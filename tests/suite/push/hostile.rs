@@ -640,7 +640,7 @@ fn sayings() -> impl Strategy<Value = Message> {
 
 #[test]
 fn an_agent_that_says_anything_is_endured() {
-    let config = Config { cases: 24, max_shrink_iters: 40, ..Config::default() };
+    let config = Config { cases: 10, max_shrink_iters: 40, ..Config::default() };
     let says = proptest::collection::vec((sayings(), 0..4u8), 1..16);
     let ran = TestRunner::new(config).run(&says, |says| {
         let stage = Stage::new(Way::Local);

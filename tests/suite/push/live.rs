@@ -518,11 +518,13 @@ fn table(way: Way, words: &[&str]) {
         let (at, out) = (stage.s(format!("case {i}")), outside.join(format!("{i}")));
         fs::create_dir(&at).unwrap();
         fs::create_dir(&out).unwrap();
+        let case = format!("case {i}");
         before(&at, &out);
-        stage.settles_with(&push, &format!("before: {name}"));
+        stage.part_settles(&push, &case, &format!("before: {name}"));
         change(&at, &out);
-        stage.settles_with(&push, name);
+        stage.part_settles(&push, &case, name);
     }
+    stage.settles_with(&push, "one after another");
     // All at once, without waiting in between.
     for (i, (_, before, change)) in TABLE.iter().enumerate() {
         let (at, out) = (stage.s(format!("at once {i}")), outside.join(format!("again {i}")));
