@@ -23,6 +23,8 @@ use crate::metrics::Step;
 
 mod blame;
 mod full;
+#[doc(hidden)]
+pub mod fuzzed;
 mod outcome;
 mod paths;
 mod report;
