@@ -281,7 +281,8 @@ fn user_and_host(login: &[u8]) -> Result<(Option<String>, String), BadTarget> {
 }
 
 fn user(bytes: &[u8]) -> Result<String, BadTarget> {
-    if bytes.starts_with(b"-") {
+    // Not all programs take the last `@` for the one before the host.
+    if bytes.split(|&b| b == b'@').any(|part| part.starts_with(b"-")) {
         return Err(BadTarget::Hyphen);
     }
     let text = std::str::from_utf8(bytes).map_err(|_| BadTarget::User)?;
@@ -435,6 +436,7 @@ mod tests {
             ("-oProxyCommand=x:dir", BadTarget::Hyphen),
             ("me@-oProxyCommand=x:dir", BadTarget::Hyphen),
             ("-l@host:dir", BadTarget::Hyphen),
+            ("me@-oProxyCommand=x@host:dir", BadTarget::Hyphen),
             ("ho st:dir", BadTarget::HostByte(' ')),
             ("ho$st:dir", BadTarget::HostByte('$')),
             ("ho\u{1b}st:dir", BadTarget::HostByte('\u{fffd}')),
