@@ -139,10 +139,12 @@ fn program(path: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A word as a login shell takes it for itself. The agent knows what `~/` means, quoted or not.
+/// A word as a login shell takes it for itself. The agent knows what `~/` means, quoted or not; to a
+/// shell `~name` is another's home, to the agent a name like any other.
 fn quoted(word: &[u8]) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(byte);
-    if !word.is_empty() && word.strip_prefix(b"~").unwrap_or(word).iter().all(plain) {
+    let rest = word.strip_prefix(b"~").filter(|rest| rest.is_empty() || rest.starts_with(b"/"));
+    if !word.is_empty() && rest.unwrap_or(word).iter().all(plain) {
         return word.to_vec();
     }
     let parts: Vec<&[u8]> = word.split(|&byte| byte == b'\'').collect();
@@ -230,6 +232,8 @@ mod tests {
             ("$(rm -rf ~)`x`", "'$(rm -rf ~)`x`'", "'$(rm -rf ~)`x`'"),
             ("", "''", "''"),
             ("a~b", "'a~b'", "'a~b'"),
+            ("~", "~", "~"),
+            ("~me/m", "'~me/m'", "'~me/m'"),
             ("~a/é", "'~a/é'", "'~a/é'"),
         ] {
             let quoted = quoted(word.as_bytes());
