@@ -51,6 +51,8 @@ mod lossy;
 mod mapping;
 #[path = "push/moved.rs"]
 mod moved;
+#[path = "push/ordinary.rs"]
+mod ordinary;
 #[path = "push/problems.rs"]
 mod problems;
 #[path = "push/rate.rs"]
