@@ -212,7 +212,7 @@ fn style(output: Output, dry_run: bool, several: bool) -> Style {
 
 /// How long the end waits for what still runs to be taken down: programs we started (tunnels,
 /// `ProxyCommand`s, rsync) are ended as the tasks that keep them are dropped, and only by that.
-const TAKEN_DOWN: Duration = Duration::from_secs(1);
+const TAKEN_DOWN: Duration = Duration::from_millis(300);
 
 /// Runs a future to its end. What then still blocks a thread (a question on a terminal, a stuck
 /// disk) does not keep the process for longer than [`TAKEN_DOWN`].
