@@ -150,8 +150,8 @@ pub struct Collate {
     /// When the steps may leave.
     steps_due: Option<Instant>,
     /// Files that were written to of late.
-    unclosed: BTreeMap<RelPath, Written>,
-    unclosed_swept: Option<Instant>,
+    written: BTreeMap<RelPath, Written>,
+    written_swept: Option<Instant>,
     /// No batch before this.
     quiet_until: Option<Instant>,
     collapsed: u64,
@@ -169,8 +169,8 @@ impl Collate {
             due: BTreeSet::new(),
             steps: Vec::new(),
             steps_due: None,
-            unclosed: BTreeMap::new(),
-            unclosed_swept: None,
+            written: BTreeMap::new(),
+            written_swept: None,
             quiet_until: None,
             collapsed: 0,
         }
@@ -217,7 +217,7 @@ impl Collate {
         match event {
             WatchEvent::Written(path) => self.mark_written(path, now),
             WatchEvent::Closed(path) => {
-                if let Some(written) = self.unclosed.get_mut(path) {
+                if let Some(written) = self.written.get_mut(path) {
                     written.closed = true;
                 }
                 self.mark(path, WRITTEN, now);
@@ -312,24 +312,19 @@ impl Collate {
         }
         let long_ago = now.checked_sub(UNCLOSED_EVERY).unwrap_or(now);
         let fresh = Written { left: long_ago, closed: false };
-        let written = self.unclosed.entry(path.clone()).or_insert(fresh);
+        let written = self.written.entry(path.clone()).or_insert(fresh);
         written.closed = false;
         let earliest = written.left + UNCLOSED_EVERY;
         match self.dirty.get_mut(path) {
             Some(dirty) => {
                 dirty.marks = dirty.marks.with(WRITTEN);
+                // In flight it is due when it is released.
                 if dirty.due.is_some() {
                     let due = (now + REST).min(dirty.first + UNCLOSED_EVERY).max(earliest);
                     self.set_due(path, due);
                 }
             }
-            None => {
-                let due = (now + REST).min(now + UNCLOSED_EVERY).max(earliest);
-                self.dirty
-                    .insert(path.clone(), Dirty { marks: WRITTEN, first: now, due: Some(due) });
-                self.due.insert((due, path.clone()));
-                self.collapse(now);
-            }
+            None => self.mark_at(path, WRITTEN, now, (now + REST).max(earliest)),
         }
     }
 
@@ -428,8 +423,8 @@ impl Collate {
                 None => whole = true,
             }
         }
-        if let Some(written) = self.unclosed.remove(from) {
-            self.unclosed.insert(to.clone(), written);
+        if let Some(written) = self.written.remove(from) {
+            self.written.insert(to.clone(), written);
         }
         if stale {
             let gone = Marks::NAME.with(Marks::GONE).with(Marks::CONTENT);
@@ -490,7 +485,7 @@ impl Collate {
         if let Some(dirty) = self.dirty.get(path)
             && dirty.due.is_none()
         {
-            let due = match self.unclosed.get(path) {
+            let due = match self.written.get(path) {
                 // It waits once more as long as it has: what is rewritten all the time leaves half
                 // of the link to others.
                 Some(written) if written.closed => {
@@ -548,15 +543,15 @@ impl Collate {
                 continue;
             }
             if let Some(dirty) = self.dirty.remove(&path) {
-                if let Some(written) = self.unclosed.get_mut(&path) {
+                if let Some(written) = self.written.get_mut(&path) {
                     written.left = now;
                 }
                 batch.paths.push((path, dirty.marks, dirty.first));
             }
         }
-        if self.unclosed_swept.is_none_or(|swept| swept + UNCLOSED_EVERY <= now) {
-            self.unclosed_swept = Some(now);
-            self.unclosed.retain(|_, at| at.left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
+        if self.written_swept.is_none_or(|swept| swept + UNCLOSED_EVERY <= now) {
+            self.written_swept = Some(now);
+            self.written.retain(|_, at| at.left + UNCLOSED_EVERY + UNCLOSED_EVERY > now);
         }
         batch.paths.sort_by(|a, b| a.0.cmp(&b.0));
         if !batch.is_empty() && self.delay.is_zero() {
