@@ -362,7 +362,7 @@ fn agent_options(reach: &ReachArgs, world: &World) -> Result<AgentOptions> {
 }
 
 pub(super) fn check_agent_path(path: &str) -> Result<()> {
-    if path.is_empty() || path.contains(['\0', '\n']) {
+    if path.is_empty() || path.contains(['\0', '\n', '\r']) {
         return Err(bad("--agent-path", path, "not a path"));
     }
     Ok(())

@@ -753,7 +753,7 @@ fn a_key_is_authorized_for_one_directory() {
         (&["h:m", "--trash", "a/b"], "bad --trash 'a/b': not a name in DIR"),
         (&["h:m", "--read-only", "--no-delete"], "--read-only does not go with --no-delete"),
         (&["h:m", "--agent-path", ""], "bad --agent-path '': not a path"),
-        (&["h:m", "--agent-path", "a\rb"], "bad --agent-path 'a\\rb': not a path in one line"),
+        (&["h:m", "--agent-path", "a\rb"], "bad --agent-path 'a\\rb': not a path"),
         (&["a b:m"], "bad host 'a b:m': "),
     ] {
         let (text, hint, exit) = place.error(&[&["agent", "authorize"], words].concat());
