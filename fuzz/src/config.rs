@@ -68,11 +68,11 @@ pub fn lua(bytes: &[u8]) {
         }
         text.push_str("}\n");
     }
-    let file = crate::hosts::file("lua", text.as_bytes());
+    let file = crate::hosts::file(".lua", text.as_bytes());
     let settings = settings::Settings::default();
     let reader = read::Reader::new(mlua::Lua::new(), settings, Path::new("/nowhere"));
     let reader = reader.expect("a reader");
-    match reader.run(&file) {
+    match reader.run(file.path()) {
         Ok(()) => drop(reader.finish()),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -89,7 +89,7 @@ fn lua_value(rest: &mut &[u8], depth: u8, out: &mut String) {
         4 | 5 if depth < 3 => {
             out.push('{');
             for _ in 0..kind % 5 {
-                if kind % 2 == 0 {
+                if kind.is_multiple_of(2) {
                     let at = rest.first().map_or(0, |b| usize::from(*b)) % KEYS.len();
                     out.push_str(&format!("{} = ", KEYS[at]));
                 }

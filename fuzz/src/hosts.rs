@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use lsyncd::cli::{self, Invocation, World};
@@ -13,14 +13,15 @@ use lsyncd::deploy::{binary::Kind, marker};
 use lsyncd::link::ssh::host::Host;
 use lsyncd::link::ssh::known_hosts::{KnownHosts, Verdict, learn, name_of};
 use lsyncd::link::ssh::{config, pattern, words};
+use tempfile::NamedTempFile;
 
 use crate::{Taken, assert_shown};
 
-/// A file of this process, with this content.
-pub(crate) fn file(name: &str, content: &[u8]) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("lsync-fuzz-{}-{name}", std::process::id()));
-    std::fs::write(&path, content).expect("a temporary file");
-    path
+/// A file whose name ends so, with this content, for as long as it is held.
+pub(crate) fn file(suffix: &str, content: &[u8]) -> NamedTempFile {
+    let file = NamedTempFile::with_suffix(suffix).expect("a temporary file");
+    std::fs::write(file.path(), content).expect("its content");
+    file
 }
 
 /// `~/.ssh/config`, which may include itself, and its words.
@@ -73,8 +74,8 @@ pub fn known_hosts(bytes: &[u8]) {
     let mut taken = Taken(bytes);
     let (how, key) = (taken.byte(), taken.part());
     let port = if how & 1 == 0 { 22 } else { 2222 };
-    let path = file("known", taken.0);
-    let files = [path];
+    let file = file("", taken.0);
+    let files = [file.path().to_owned()];
     let read = || KnownHosts::read(&files, HOST, port, None).expect("a file that is there");
     let known = read();
     for kind in known.kinds().chain(["ssh-ed25519"]) {
@@ -130,9 +131,9 @@ pub fn authorize(bytes: &[u8]) {
     let mut taken = Taken(bytes);
     let how = taken.byte();
     let [root, path, trash] = [taken.part(), taken.part(), taken.part()].map(OsStr::from_bytes);
-    let key = file("key.pub", KEY.as_bytes());
+    let key = file(".pub", KEY.as_bytes());
     let mut args: Vec<OsString> = ["lsyncd", "agent", "authorize", "-i"].map(Into::into).into();
-    args.push(key.into());
+    args.push(key.path().into());
     let mut option = |name: &str, value: &OsStr| {
         let mut word = OsString::from(name);
         word.push("=");

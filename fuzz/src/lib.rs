@@ -88,7 +88,9 @@ pub(crate) fn assert_lines_shown(text: &str) {
 mod tests {
     use super::*;
 
-    const TARGETS: [(&str, fn(&[u8])); 17] = [
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: [Target; 17] = [
         ("agent", agent),
         ("answers", answers),
         ("authorize", authorize),

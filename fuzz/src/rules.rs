@@ -50,7 +50,7 @@ pub fn filter(bytes: &[u8]) {
         }
     }
     let file = Origin::File { name: b"rules"[..].into(), line: 0 };
-    let _ = filter.add_file(&files.join(&b'\n'), bytes.len() % 2 == 0, &file);
+    let _ = filter.add_file(&files.join(&b'\n'), bytes.len().is_multiple_of(2), &file);
     let filter = filter.at_root(b"/srv/a");
     agrees(&filter, &path);
     learns(&filter, &path, &files.join(&b'\n'));
