@@ -241,6 +241,19 @@ pub fn program(home: &Path) -> Command {
     command
 }
 
+/// A command by somebody with fewer rights, as `setpriv` takes them away; only for root.
+pub fn with_less(rights: &[&str], command: &Command) -> Command {
+    let mut less = Command::new("setpriv");
+    less.args(rights).arg("--").arg(command.get_program()).args(command.get_args()).env_clear();
+    for (name, value) in command.get_envs() {
+        less.env(name, value.unwrap_or_default());
+    }
+    if let Some(dir) = command.get_current_dir() {
+        less.current_dir(dir);
+    }
+    less
+}
+
 /// The program, running.
 pub struct Push {
     child: Child,

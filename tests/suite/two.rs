@@ -272,3 +272,8 @@ fn one_target_that_is_away_does_not_stop_another() {
     wait_equal(&stage.source(), &stage.target());
     two.wait_for("connection refused");
 }
+
+/// Does a process run? One that has ended and is not reaped has no command line.
+fn runs(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}

@@ -3,19 +3,23 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::Command;
 
 use super::super::tree::{
     ACL, acl, append, chmod, noise, plant, plant_specials, remove_xattr, set_mtime, set_xattr,
 };
-use super::{Push, Stage, Way, is_root, of, sh, wait_until};
+use super::{Push, Stage, Way, is_root, of, sh, wait_until, with_less};
 
 /// Who nobody is everywhere.
 const NOBODY: u32 = 65534;
 
+/// Only root makes them.
+fn without_devices(stage: &Stage) {
+    sh(&stage.source(), "find . -type b -delete; find . -type c -delete");
+}
+
 /// Everything is nobody's, of which there is nothing that only root may make.
 fn given_away(stage: &Stage) {
-    sh(&stage.source(), "find . -type b -delete; find . -type c -delete");
+    without_devices(stage);
     for (name, attribute) in [
         ("small", "trusted.lsync"),
         ("link", "trusted.link"),
@@ -35,16 +39,9 @@ fn given_away(stage: &Stage) {
 
 /// `lsyncd push` by nobody.
 fn push(stage: &Stage, words: &[&str]) -> Push {
-    let ours = stage.command(&[&["--json"], words].concat());
-    let mut command = Command::new("setpriv");
-    let who = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
-    command.args(who).args(["--clear-groups", "--inh-caps=-all", "--"]);
-    command.arg(ours.get_program()).args(ours.get_args());
-    command.env_clear().current_dir(stage.path("home"));
-    for (name, value) in ours.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    Push::start(command)
+    let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+    let rights = [&user, &group, "--clear-groups", "--inh-caps=-all"];
+    Push::start(with_less(&rights, &stage.command(&[&["--json"], words].concat())))
 }
 
 #[track_caller]
@@ -78,7 +75,7 @@ fn an_ordinary_user_has_it_all_on_the_target_too() {
     set_xattr(&stage.s("dir/64k"), "user.more", b"more");
     set_xattr(&stage.s("dir/64k and one"), ACL, &acl(&[(9, 4)]));
     plant_specials(&stage.s("moved"), "live ");
-    sh(&stage.source(), "find . -type b -delete; find . -type c -delete");
+    without_devices(&stage);
     sh(&stage.source(), &format!("chown -hR {NOBODY}:{NOBODY} ."));
     stage.settles_with(&live, "live changes");
     live.terminate();
@@ -89,6 +86,7 @@ fn an_ordinary_user_has_it_all_on_the_target_too() {
 #[test]
 fn what_is_not_ours_to_read_or_to_give_stops_nothing() {
     if !is_root() {
+        // Only root makes what is not ours.
         return;
     }
     let stage = Stage::new(Way::Local);

@@ -162,14 +162,7 @@ fn device_files_that_the_agent_may_not_make_are_left_out_and_said_once() {
     }
     fs::write(stage.s("file"), "x").unwrap();
     let weaker = |words: &[&str]| {
-        let strong = stage.command(words);
-        let mut weak = std::process::Command::new("setpriv");
-        weak.args(["--bounding-set", "-mknod", "--"]).arg(strong.get_program());
-        weak.args(strong.get_args()).env_clear().current_dir(stage.path("home"));
-        for (name, value) in strong.get_envs() {
-            weak.env(name, value.unwrap_or_default());
-        }
-        super::Push::start(weak)
+        super::Push::start(super::with_less(&["--bounding-set=-mknod"], &stage.command(words)))
     };
     let ended = weaker(&["--once"]).end().fine();
     assert_eq!(ended.err.matches("device files are left out").count(), 1, "{ended:?}");

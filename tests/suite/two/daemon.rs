@@ -21,8 +21,7 @@ impl Daemon {
     }
 
     fn runs(&self) -> bool {
-        // What has ended and is not reaped has no command line.
-        fs::read(format!("/proc/{}/cmdline", self.0)).is_ok_and(|line| !line.is_empty())
+        runs(self.0)
     }
 
     fn signal(&self, signal: Signal) {

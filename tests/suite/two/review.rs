@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use super::super::push::{Stage, Way};
 use super::super::world::wait_until;
-use super::{DIRECT, Two, write};
+use super::{DIRECT, Two, runs, write};
 
 #[test]
 fn hup_that_waits_for_a_child_still_hears_the_end_and_the_child_does_so_too() {
@@ -28,9 +28,8 @@ fn hup_that_waits_for_a_child_still_hears_the_end_and_the_child_does_so_too() {
     let (code, said) = two.stop(Signal::TERM);
     assert_eq!(code, Some(143), "{said}");
     assert!(said.contains("Normal: ending 1 child processes."), "{said}");
-    let child = fs::read_to_string(&pid).unwrap();
-    let line = format!("/proc/{}/cmdline", child.trim());
-    wait_until("the child has ended", || fs::read(&line).map_or(true, |line| line.is_empty()));
+    let child = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    wait_until("the child has ended", || !runs(child));
 }
 
 #[test]
