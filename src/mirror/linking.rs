@@ -91,9 +91,7 @@ impl Mirror {
                 self.collate.mark_at(path, *marks, now, now + POSTPONED);
                 continue;
             }
-            if file.is_none() {
-                self.link_gone(path, now);
-            }
+            self.link_gone(path, now);
             another.insert(path.clone());
         }
         let here = |path: &RelPath| {
@@ -273,6 +271,9 @@ impl Mirror {
             }
             let Ok(path) = seen.dir.join(name) else { continue };
             // That it has this name counts, whatever was heard of it since: a look will tell more.
+            if self.links.file(&path).is_some_and(|was| entry.file.is_some_and(|is| is != was)) {
+                self.link_gone(&path, now);
+            }
             let linked = entry.file.is_some_and(|id| self.links.register(&path, id, entry.nlink));
             if !held.hard_links() {
                 // Each name is there for itself, and none lacks another.

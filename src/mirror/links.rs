@@ -162,12 +162,14 @@ impl Links {
     }
 
     /// This name is none of a file that has several, or is not there. Names that may wait for what
-    /// led them.
+    /// led them, and need not: those that went, too.
     pub(super) fn gone(&mut self, path: &RelPath) -> Vec<RelPath> {
         let names = self.under(path);
         let mut loose = Vec::new();
         for name in names {
-            loose.extend(self.forget(&name));
+            let led = self.forget(&name);
+            loose.push(name);
+            loose.extend(led);
         }
         loose
     }
@@ -494,13 +496,15 @@ mod tests {
     fn names_are_those_of_now() {
         // What happens, who leads "x" then, and who may have waited for another.
         type Case = (fn(&mut Links) -> Vec<RelPath>, Option<&'static str>, &'static [&'static str]);
-        let table: [Case; 7] = [
+        let table: [Case; 8] = [
             (|links| links.renamed(&path("d/a"), &path("n")), Some("n"), &[]),
             (|links| links.renamed(&path("d"), &path("e")), Some("e/a"), &[]),
             // Another thing took its place: of what is linked one leads.
-            (|links| links.renamed(&path("z"), &path("d/a")), Some("d/b"), &["d/b", "x"]),
-            (|links| links.gone(&path("d/a")), Some("d/b"), &["d/b", "x"]),
-            (|links| links.gone(&path("d")), None, &["d/b", "x", "x"]),
+            (|links| links.renamed(&path("z"), &path("d/a")), Some("d/b"), &["d/a", "d/b", "x"]),
+            (|links| links.gone(&path("d/a")), Some("d/b"), &["d/a", "d/b", "x"]),
+            // Whether or not it led.
+            (|links| links.gone(&path("x")), None, &["x"]),
+            (|links| links.gone(&path("d")), None, &["d/a", "d/b", "x", "d/b", "x"]),
             (|links| links.gone(&path("q")), Some("d/a"), &[]),
             // What was sent as its content was not.
             (|links| links.misread(ID), None, &["d/a", "d/b", "x"]),

@@ -567,6 +567,35 @@ fn everything_that_happens_arrives_with_a_delay() {
     table(Way::Local, &["--delay", "0.05"]);
 }
 
+/// It waits to be linked to content that is on its way; what happens to it meanwhile must not wait
+/// for that as well.
+#[test]
+fn a_further_name_that_goes_while_its_content_comes_is_gone() {
+    type Change = fn(&Stage);
+    let changes: [(&str, Change); 3] = [
+        ("removed", |stage| fs::remove_file(stage.s("b")).unwrap()),
+        ("replaced by a directory", |stage| {
+            fs::remove_file(stage.s("b")).unwrap();
+            fs::create_dir(stage.s("b")).unwrap();
+        }),
+        ("replaced by rename", |stage| fs::rename(stage.s("c"), stage.s("b")).unwrap()),
+    ];
+    for (name, change) in changes {
+        let stage = Stage::new(Way::Local);
+        fs::write(stage.s("a"), noise(1, 100_000)).unwrap();
+        fs::write(stage.s("c"), "c").unwrap();
+        fs::hard_link(stage.s("a"), stage.s("b")).unwrap();
+        let push = stage.live(&["--bwlimit", "1M"]);
+        stage.settles_with(&push, "the first mirror");
+        fs::write(stage.s("a"), noise(2, 1_500_000)).unwrap();
+        // By then it was looked at, and so was the other name.
+        stage.barrier();
+        change(&stage);
+        stage.settles_with(&push, name);
+        push.terminate();
+    }
+}
+
 #[test]
 fn rescans_find_what_no_event_told() {
     for way in WAYS {
