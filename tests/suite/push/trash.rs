@@ -148,9 +148,10 @@ fn live_each_loss_is_kept() {
         settles(&stage);
         sh(&stage.source(), "rm -r d");
         settles(&stage);
-        sh(&stage.source(), "rm k; mkdir k; echo in >k/in; echo forged >.trash/y");
+        sh(&stage.source(), "rm k; mkdir ../k; echo in >../k/in; mv ../k k; echo forged >.trash/y");
         settles(&stage);
-        sh(&stage.source(), "echo two >n; mv n a");
+        // Whole when it is first seen: a version in between would be kept, too.
+        sh(&stage.source(), "echo two >../n; mv ../n n; mv n a");
         settles(&stage);
         sh(&stage.source(), "rm other");
         settles(&stage);
