@@ -475,6 +475,7 @@ impl Mirror {
     fn connected(&mut self, welcome: &Welcome, now: Instant) {
         self.held = Some(Held::new(self.rules.wanted, &welcome.holds));
         self.unmapped(welcome);
+        self.may_give(welcome);
         self.heed(welcome);
         self.not_kept(welcome);
         let root = welcome.root.as_ref();

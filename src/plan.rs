@@ -474,6 +474,7 @@ mod tests {
         let holds = Holds {
             chown: false,
             groups: vec![],
+            own_user: 0,
             own_group: 0,
             devices: false,
             xattrs: Classes::NONE,

@@ -222,6 +222,7 @@ mod tests {
         let holds = Holds {
             chown: true,
             groups: vec![],
+            own_user: 0,
             own_group: 0,
             devices: false,
             xattrs: Classes::NONE,

@@ -180,6 +180,8 @@ pub struct Holds {
     pub chown: bool,
     /// Groups it may give its files without that.
     pub groups: Vec<u32>,
+    /// The user to whom new files belong.
+    pub own_user: u32,
     /// The group that new files get.
     pub own_group: u32,
     /// It may make device files (root, or `CAP_MKNOD`).
@@ -511,6 +513,7 @@ mod tests {
         Holds {
             chown,
             groups: vec![100, 101],
+            own_user: 1000,
             own_group: 100,
             devices: chown,
             xattrs: Classes::NONE,

@@ -10,6 +10,13 @@ use lsync_protocol::xattr::{Classes, Xattr};
 use super::{Mirror, Report};
 use crate::collate::Marks;
 
+/// The user and the groups that an agent may give things to, which can give none to others.
+#[derive(Debug)]
+struct Own {
+    user: u32,
+    groups: Vec<u32>,
+}
+
 /// What was said already.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
@@ -20,6 +27,8 @@ pub(super) struct Lacks {
     modes: bool,
     xattrs: bool,
     owners: bool,
+    /// Whose things are whose they should be, where none can be given away; `None`: nothing to say.
+    own: Option<Own>,
     /// Nothing may be tried there.
     pub(super) read_only: bool,
 }
@@ -134,6 +143,51 @@ impl Mirror {
         let text = format!("{what} are left out on the target, {name} is the first: {why}");
         self.lacks.xattrs = true;
         self.say(Report::Warning(text));
+    }
+
+    /// Whether anything may be given away there, and so whether owners are worth a look.
+    pub(super) fn may_give(&mut self, welcome: &Welcome) {
+        let (wanted, holds) = (self.rules.wanted, &welcome.holds);
+        let tell = !holds.chown && holds.keeps.modes && !self.lacks.owners;
+        let own = || {
+            let groups = holds.groups.iter().copied().chain([holds.own_group]).collect();
+            Own { user: holds.own_user, groups }
+        };
+        self.lacks.own = (tell && (wanted.owner || wanted.group)).then(own);
+        self.owners.curious = self.lacks.own.is_some() && wanted.owner;
+    }
+
+    /// The same of a directory and what is in it.
+    pub(super) fn owners_left_out(&mut self, dir: &RelPath, here: &Entry, entries: &[Named]) {
+        if self.lacks.own.is_none() {
+            return;
+        }
+        self.owner_left_out(dir, here);
+        for named in entries {
+            if let Ok(path) = dir.join(&named.name) {
+                self.owner_left_out(&path, &named.entry);
+            }
+        }
+    }
+
+    /// Says that owners stay as they are, at the first that should be another one.
+    pub(super) fn owner_left_out(&mut self, path: &RelPath, entry: &Entry) {
+        let (wanted, Some(own)) = (self.rules.wanted, &self.lacks.own) else { return };
+        let other_user = entry.meta.uid.is_some_and(|uid| uid != own.user);
+        let other_group = entry.meta.gid.is_some_and(|gid| !own.groups.contains(&gid));
+        let (what, switch) = match (wanted.owner && other_user, wanted.group && other_group) {
+            (true, _) => ("owners", "--no-owner"),
+            (false, true) => ("groups", "--no-group"),
+            (false, false) => return,
+        };
+        let first = if path.is_root() { "SOURCE".to_owned() } else { path.to_string() };
+        self.lacks.own = None;
+        self.lacks.owners = true;
+        self.owners.curious = false;
+        self.say(Report::Warning(format!(
+            "{what} are left as they are on the target, {first} is the first: the agent there may \
+             not give files away (CAP_CHOWN is missing; root has it, {switch}: they are not wanted)"
+        )));
     }
 
     /// Says that owners cannot become others, where they were to.

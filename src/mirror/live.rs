@@ -91,9 +91,10 @@ impl Mirror {
                 self.owners.map(entry);
             }
         }
-        for (.., look) in &looked.paths {
+        for (path, .., look) in &looked.paths {
             if let Look::Here(entry) = look {
                 self.xattrs_left_out(entry);
+                self.owner_left_out(path, entry);
             }
         }
         // A walk may have sent something for a path meanwhile: one operation at a time.

@@ -21,6 +21,8 @@ pub(crate) struct Owners {
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
     asked: Unasked,
+    /// Names of users are of interest although they are not carried.
+    pub(super) curious: bool,
 }
 
 /// Numbers to ask about.
@@ -53,7 +55,7 @@ impl Owners {
         let mut unasked = Unasked::default();
         let lists = held.xattrs().both(Classes::ACLS).any();
         let (users, groups) = (self.maps.0 || !self.numeric, self.maps.1 || !self.numeric);
-        if !(users || groups) || !(held.owners() || held.groups() || lists) {
+        if !(users || groups) || !(held.owners() || self.curious || held.groups() || lists) {
             return unasked;
         }
         // Root is root everywhere, unless a map says otherwise.
@@ -61,7 +63,7 @@ impl Owners {
         let group = |id: u32| groups && (id != 0 || self.maps.1) && !self.groups.contains_key(&id);
         for entry in entries {
             if let Some(uid) = entry.meta.uid
-                && held.owners()
+                && (held.owners() || self.curious)
                 && user(uid)
             {
                 unasked.users.insert(uid);

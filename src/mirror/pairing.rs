@@ -186,6 +186,7 @@ mod tests {
         let holds = Holds {
             chown: false,
             groups: vec![],
+            own_user: 0,
             own_group: 0,
             devices: true,
             xattrs: Classes::NONE,

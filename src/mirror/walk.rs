@@ -304,6 +304,7 @@ impl Mirror {
         for entry in seen.entries.iter().map(|named| &named.entry).chain([&*seen.here]) {
             self.xattrs_left_out(entry);
         }
+        self.owners_left_out(&seen.dir, &seen.here, &seen.entries);
         self.not_linked(&seen.dir, &seen.entries);
         if let Some(walk) = &mut self.walk {
             walk.pending.push_back(Pending { request, seen, answer: None });

@@ -68,6 +68,7 @@ pub fn holds(root: Option<&Root>, mirror: Option<u32>) -> Holds {
     let mut holds = Holds {
         chown: may(CapabilitySet::CHOWN),
         groups,
+        own_user: rustix::process::geteuid().as_raw(),
         own_group,
         xattrs: Classes::NONE,
         devices: may(CapabilitySet::MKNOD),
@@ -137,6 +138,8 @@ impl Probe<'_> {
 
     fn try_all(&self, holds: &mut Holds) {
         let Some(first) = self.stat() else { return };
+        // Not us where a server takes us for somebody else.
+        holds.own_user = first.uid;
         if xattr::proc_is_there() {
             holds.xattrs = xattr::holds(&self.file);
         }

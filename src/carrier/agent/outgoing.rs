@@ -249,6 +249,7 @@ mod tests {
                 holds: Holds {
                     chown: false,
                     groups: Vec::new(),
+                    own_user: 0,
                     own_group: 0,
                     devices: true,
                     xattrs: Classes::NONE,

@@ -242,6 +242,7 @@ fn holds() -> Holds {
     Holds {
         chown: false,
         groups: vec![],
+        own_user: 0,
         own_group: 0,
         devices: true,
         xattrs: Classes::NONE,

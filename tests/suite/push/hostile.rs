@@ -64,6 +64,7 @@ impl Far {
             holds: Holds {
                 chown: true,
                 groups: Vec::new(),
+                own_user: 0,
                 own_group: 0,
                 devices: true,
                 xattrs: Classes::NONE,

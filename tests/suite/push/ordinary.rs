@@ -96,7 +96,18 @@ fn what_is_not_ours_to_read_or_to_give_stops_nothing() {
     fs::write(stage.s("secret"), "for now readable").unwrap();
     fs::create_dir(stage.s("cellar")).unwrap();
     fs::write(stage.s("cellar/wine"), "red").unwrap();
-    push(&stage, &["--once"]).end().fine();
+    let first = push(&stage, &["--once"]).end().fine();
+    let warnings = of(&first.lines, "warning");
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    let text = warning["text"].as_str().unwrap();
+    for part in ["owners are left as they are", "CAP_CHOWN", "--no-owner"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let silent = push(&stage, &["--once", "--no-owner", "--no-group"]).end().fine();
+    assert_eq!(of(&silent.lines, "warning"), [] as [serde_json::Value; 0]);
+    // A group that is not ours to give is one warning, too.
+    let silent = push(&stage, &["--once", "--no-owner"]).end().fine();
+    assert!(of(&silent.lines, "warning")[0]["text"].as_str().unwrap().contains("groups are left"));
     assert_eq!(fs::read(stage.t("root's")).unwrap(), b"readable");
     assert_eq!(stage.t("root's").metadata().unwrap().uid(), NOBODY);
     // An owner that cannot be is nothing to do for ever.
