@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify};
+use crate::control::Places;
 use crate::error::{Error, Exit, Result};
 
 mod args;
@@ -22,6 +23,7 @@ mod place;
 mod push;
 mod rsync;
 mod rules;
+mod steer;
 pub mod two;
 mod why;
 
@@ -30,6 +32,7 @@ use args::{AgentCommand, Cli, Command};
 pub use args::Generate;
 pub use authorize::{Authorization, Authorized};
 pub use generate::generate;
+pub use steer::{Asked, Question as Steering};
 pub use why::Question;
 
 /// What `--version` prints.
@@ -48,6 +51,12 @@ pub struct World {
     pub cvsignore: Option<OsString>,
     /// `SSH_AUTH_SOCK`.
     pub auth_sock: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+    /// `XDG_CACHE_HOME`.
+    pub cache_dir: Option<PathBuf>,
+    /// The user that we run as.
+    pub uid: u32,
     /// This program's own file.
     pub exe: Option<PathBuf>,
     /// What new files do not get, as bits of a mode.
@@ -73,6 +82,9 @@ impl World {
             user: account.or_else(login),
             cvsignore: var("CVSIGNORE"),
             auth_sock: var("SSH_AUTH_SOCK").map(PathBuf::from),
+            runtime_dir: var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_absolute()),
+            cache_dir: var("XDG_CACHE_HOME").map(PathBuf::from).filter(|d| d.is_absolute()),
+            uid: nix::unistd::Uid::effective().as_raw(),
             exe: std::env::current_exe().ok(),
             umask: lsync_agent::meta::current_umask(),
             stdout_terminal: std::io::stdout().is_terminal(),
@@ -107,9 +119,13 @@ pub enum Invocation {
         dry_run: bool,
         /// Only compare.
         verify: Verify,
+        /// Where its control socket is to be.
+        control: Places,
         /// What is said.
         output: Output,
     },
+    /// Ask a running lsyncd.
+    Ask(Box<Asked>),
     /// Say what decides about paths.
     Why(Box<Question>),
     /// Put an agent on a host, or test it.
@@ -190,6 +206,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         Some(Command::Agent(AgentCommand::Install(args))) => push::agent(true, &args, world),
         Some(Command::Agent(AgentCommand::Check(args))) => push::agent(false, &args, world),
         Some(Command::Agent(AgentCommand::Authorize(args))) => authorize::authorize(&args, world),
+        Some(Command::Status(args)) => Ok(steer::status(&args, world)),
+        Some(Command::Flush(args)) => steer::flush(&args, world),
+        Some(Command::Pause(args)) => Ok(steer::pause(&args, world)),
+        Some(Command::Resume(args)) => Ok(steer::resume(&args, world)),
         Some(Command::Check(args)) => Ok(Invocation::Check(args.config)),
         Some(Command::Migrate(args)) => Ok(Invocation::Migrate(args.config)),
         Some(_) => {

@@ -149,6 +149,12 @@ pub struct Collate {
     steps: Vec<Step>,
     /// When the steps may leave.
     steps_due: Option<Instant>,
+    /// When the first of them was heard of.
+    steps_first: Option<Instant>,
+    /// What is marked goes back to something that was heard of then.
+    since: Option<Instant>,
+    /// What was heard of until then waits for no delay.
+    hurried: Option<Instant>,
     /// Files that were written to of late.
     written: BTreeMap<RelPath, Written>,
     written_swept: Option<Instant>,
@@ -169,6 +175,9 @@ impl Collate {
             due: BTreeSet::new(),
             steps: Vec::new(),
             steps_due: None,
+            steps_first: None,
+            since: None,
+            hurried: None,
             written: BTreeMap::new(),
             written_swept: None,
             quiet_until: None,
@@ -197,6 +206,11 @@ impl Collate {
     /// The dirty paths in their order, and what may differ.
     pub fn dirty_paths(&self) -> impl Iterator<Item = (&RelPath, Marks)> {
         self.dirty.iter().map(|(path, dirty)| (path, dirty.marks))
+    }
+
+    /// The dirty paths, and when the first of the events came that have not left.
+    pub fn ages(&self) -> impl Iterator<Item = (&RelPath, Instant)> {
+        self.dirty.iter().map(|(path, dirty)| (path, dirty.first))
     }
 
     /// Is nothing dirty?
@@ -248,7 +262,7 @@ impl Collate {
             WatchEvent::Unsure(path) => {
                 self.mark(path, Marks::NAME.with(Marks::TREE), now);
             }
-            WatchEvent::Overflow | WatchEvent::RootGone => {}
+            WatchEvent::Overflow | WatchEvent::RootGone | WatchEvent::Barrier(_) => {}
         }
     }
 
@@ -289,16 +303,55 @@ impl Collate {
         true
     }
 
+    /// What is marked from now on goes back to what was heard of at `since`: it is as old as that.
+    /// `None`: it is new.
+    pub fn on_behalf_of(&mut self, since: Option<Instant>) {
+        self.since = since;
+    }
+
+    /// What was last said by [`Collate::on_behalf_of`].
+    #[must_use]
+    pub fn behalf(&self) -> Option<Instant> {
+        self.since
+    }
+
+    /// When the first of the steps that have not left was heard of.
+    #[must_use]
+    pub fn steps_since(&self) -> Option<Instant> {
+        self.steps_first.filter(|_| !self.steps.is_empty())
+    }
+
+    /// Nothing waits for its time any more, be it the delay, rest, or another try.
+    pub fn hurry(&mut self, now: Instant) {
+        let waiting = self.due.iter().filter(|(due, _)| *due > now).map(|(_, path)| path.clone());
+        for path in waiting.collect::<Vec<_>>() {
+            self.set_due(&path, now);
+        }
+        self.steps_due = self.steps_due.map(|due| due.min(now));
+        self.quiet_until = None;
+        self.hurried = Some(now);
+    }
+
+    /// When what was first heard of then has waited for its delay.
+    fn ready(&self, first: Instant) -> Instant {
+        match self.hurried {
+            Some(hurried) if first <= hurried => first,
+            _ => first + self.delay,
+        }
+    }
+
     fn mark_until(&mut self, path: &RelPath, marks: Marks, now: Instant, when: Instant) {
-        let due = when.max(now + self.delay);
+        let first = self.since.map_or(now, |since| since.min(now));
+        let due = when.max(self.ready(first));
         match self.dirty.get_mut(path) {
             Some(dirty) => {
                 dirty.marks = dirty.marks.with(marks);
+                dirty.first = dirty.first.min(first);
                 let Some(old) = dirty.due else { return };
                 self.set_due(path, due.min(old));
             }
             None => {
-                self.dirty.insert(path.clone(), Dirty { marks, first: now, due: Some(due) });
+                self.dirty.insert(path.clone(), Dirty { marks, first, due: Some(due) });
                 self.due.insert((due, path.clone()));
                 self.collapse(now);
             }
@@ -404,6 +457,8 @@ impl Collate {
                 && dirty.marks.has(Marks::NAME)
                 && !(path == *to && !dir && !dirty.marks.has(Marks::DIR))
             {
+                let first = self.steps_first.get_or_insert(dirty.first);
+                *first = dirty.first.min(*first);
                 self.steps.push(Step::Clear { path, dir: dirty.marks.has(Marks::DIR) });
             }
         }
@@ -439,6 +494,7 @@ impl Collate {
             return;
         }
         self.steps.push(Step::Rename { from: from.clone(), to: to.clone(), dir });
+        self.steps_first.get_or_insert(now);
         let due = self.steps_due.map_or(ready, |old| old.min(ready));
         self.steps_due = Some(due);
         if whole {
@@ -452,6 +508,8 @@ impl Collate {
     pub fn put_back(&mut self, steps: Vec<Step>, due: Instant) {
         self.steps.splice(0..0, steps);
         self.steps_due = Some(due);
+        let first = self.since.unwrap_or(due);
+        self.steps_first = Some(self.steps_first.map_or(first, |known| known.min(first)));
     }
 
     /// Will this rename, the last that was heard of, be told as one?
@@ -474,7 +532,8 @@ impl Collate {
 
     /// Marks a path that leaves when it is released; what is dirty already leaves as it would have.
     pub fn hold(&mut self, path: &RelPath, marks: Marks, now: Instant) {
-        let dirty = Dirty { marks, first: now, due: None };
+        let first = self.since.map_or(now, |since| since.min(now));
+        let dirty = Dirty { marks, first, due: None };
         let dirty = self.dirty.entry(path.clone()).or_insert(dirty);
         dirty.marks = dirty.marks.with(marks);
         self.collapse(now);
@@ -492,7 +551,7 @@ impl Collate {
                     now + now.saturating_duration_since(dirty.first).min(UNCLOSED_EVERY)
                 }
                 Some(written) => now.max(written.left + UNCLOSED_EVERY),
-                _ => now.max(dirty.first + self.delay),
+                _ => now.max(self.ready(dirty.first)),
             };
             self.set_due(path, due);
         }
@@ -519,7 +578,7 @@ impl Collate {
     /// When the first of the changes that have not left came.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
-        self.dirty.values().map(|dirty| dirty.first).min()
+        self.dirty.values().map(|dirty| dirty.first).chain(self.steps_since()).min()
     }
 
     /// Takes what may leave now: all steps, and at most `max` paths that are due. `busy` says which
@@ -565,6 +624,7 @@ impl Collate {
     /// The steps that have not left, taken back: their order is not to be relied on any more.
     pub fn take_steps(&mut self) -> Vec<Step> {
         self.steps_due = None;
+        self.steps_first = None;
         std::mem::take(&mut self.steps)
     }
 
@@ -590,6 +650,7 @@ impl Collate {
                 }
             }
         }
+        let first = self.oldest().unwrap_or(now);
         self.dirty.clear();
         self.due.clear();
         self.take_steps();
@@ -600,7 +661,7 @@ impl Collate {
             let marks = Marks::NAME.with(Marks::TREE).with(Marks::CONTENT);
             let due = now + self.delay;
             self.due.insert((due, path.clone()));
-            self.dirty.insert(path, Dirty { marks, first: now, due: Some(due) });
+            self.dirty.insert(path, Dirty { marks, first, due: Some(due) });
         }
     }
 }

@@ -6,7 +6,7 @@ pub mod statusfile;
 pub mod two;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lsync_agent::fault::OnDemand;
@@ -14,15 +14,20 @@ use lsync_protocol::handshake::Welcome;
 use lsync_protocol::path::Escaped;
 use lsync_protocol::xattr::Classes;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify, WatchChoice};
+use crate::control::server::{Control, Served};
+use crate::control::status::CarrierName;
+use crate::control::{self, Places};
 use crate::deploy::{self, Visit};
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
 use crate::mirror::rsync::run::{RsyncRunning, run as run_rsync};
 use crate::mirror::run::{Begun, Running, Starts, all, run};
+use crate::mirror::steer::Steer;
 use crate::source::{Scope, Source};
 use crate::watch::WatchLimits;
 
@@ -47,6 +52,7 @@ pub type AgentFacts = Vec<(&'static str, String)>;
 pub async fn push(
     mirrors: Vec<AnyMirror>,
     how: PushOptions,
+    places: &Places,
     metrics: Arc<dyn Metrics>,
 ) -> Result<Exit> {
     let cannot = |error: std::io::Error| Error::failed("cannot wait for signals").because(error);
@@ -55,6 +61,9 @@ pub async fn push(
     let live = !how.once && !how.dry_run;
     let (stop, stopped) = watch::channel(false);
     let starts = Arc::new(Starts::new(mirrors.len()));
+    let touches = !how.dry_run && how.verify == Verify::No;
+    let control = if touches { listen(places)? } else { None };
+    let mut served = Vec::new();
     let mut sources: Vec<(Arc<Source>, [u8; 32])> = Vec::new();
     let mut running = Vec::new();
     for mirror in mirrors {
@@ -89,6 +98,9 @@ pub async fn push(
         let (metrics, stop, starts) = (Arc::clone(&metrics), stopped.clone(), Arc::clone(&starts));
         let PushOptions { once, dry_run, verify } = how;
         let name: Arc<str> = mirror.name().into();
+        let (ask, steered) = control::server::way();
+        served.push(served_as(&mirror, ask));
+        let steered = Some(steered);
         running.push(match mirror {
             AnyMirror::Agent(config) => {
                 let config = Arc::new(*config);
@@ -103,7 +115,7 @@ pub async fn push(
                     metrics,
                     stop,
                     starts,
-                    asked: None,
+                    steered,
                     has_other_way: false,
                     faults: OnDemand::default(),
                 };
@@ -121,7 +133,7 @@ pub async fn push(
                     stop,
                     starts,
                     tunnel: None,
-                    asked: None,
+                    steered,
                     limit: None,
                     patient: false,
                 };
@@ -130,6 +142,11 @@ pub async fn push(
         });
     }
     let several = running.len() > 1;
+    // Ends with what follows, and takes the socket away.
+    let mut beside = JoinSet::new();
+    if let Some(control) = control {
+        beside.spawn(control.serve(served));
+    }
     let mut mirrors = std::pin::pin!(all(running));
     let mut told: Option<u8> = None;
     loop {
@@ -157,6 +174,32 @@ pub async fn push(
         told = Some(signal);
         let _ = stop.send(true);
     }
+}
+
+/// Makes the control socket. Where nobody has named one, doing without is better than not mirroring.
+pub(crate) fn listen(places: &Places) -> Result<Option<Control>> {
+    match Control::bind(places) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if places.socket.is_some() => Err(error),
+        Err(error) => {
+            let hint = error.hint_text().unwrap_or_default();
+            tracing::warn!("{error}; lsyncd status will not find this one ({hint})");
+            Ok(None)
+        }
+    }
+}
+
+/// What those who ask are told a mirror is.
+fn served_as(mirror: &AnyMirror, ask: mpsc::Sender<Steer>) -> Served {
+    let (source, target, carrier) = match mirror {
+        AnyMirror::Agent(m) => (&m.source, m.target.to_string(), CarrierName::Agent),
+        AnyMirror::Rsync(m) => {
+            let target = Escaped(m.target.as_encoded_bytes()).to_string();
+            (&m.source, target, CarrierName::Rsync)
+        }
+    };
+    let ask = Arc::new(Mutex::new(ask));
+    Served { name: mirror.name().to_owned(), source: source.clone(), target, carrier, ask }
 }
 
 /// The exit code of a run that was to be done once and was ended by a signal.

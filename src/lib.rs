@@ -4,6 +4,7 @@ pub mod carrier;
 pub mod cli;
 pub mod collate;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod deploy;
 pub mod error;

@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use lsyncd::carrier::action::ActionLog;
 use lsyncd::cli::legacy::CommandLine;
-use lsyncd::cli::{self, AgentVisit, Authorized, Invocation, Output, Question, World, two};
+use lsyncd::cli::{
+    self, AgentVisit, Asked, Authorized, Invocation, Output, Question, Steering, World, two,
+};
 use lsyncd::config::settings::Settings;
 use lsyncd::config::{AnyMirror, Verify};
+use lsyncd::control::{Places, Request, client};
 use lsyncd::daemon::detach::{Detached, Report, detach};
 use lsyncd::daemon::pidfile::PidFile;
 use lsyncd::daemon::two::{Reload, Setup, Told};
 use lsyncd::daemon::{self, PushOptions};
 use lsyncd::error::{Error, Exit, Result};
 use lsyncd::source::Source;
+use lsyncd::view::status::Said;
 use lsyncd::view::two::{LogOptions, Traces, TwoLog};
 use lsyncd::view::{self, LogFormat, Screen, Style, View};
 use tracing_subscriber::EnvFilter;
@@ -64,9 +68,10 @@ fn run(screen: &Screen) -> Result<u8> {
         Invocation::Two(line) => return run_two(&line, &world),
         Invocation::Print { text, exit } => print(text.as_bytes(), exit),
         Invocation::Generate(what) => print(&cli::generate(what)?, Exit::Done),
-        Invocation::Push { mirrors, once, dry_run, verify, output } => {
-            push(screen, mirrors, PushOptions { once, dry_run, verify }, output)
+        Invocation::Push { mirrors, once, dry_run, verify, control, output } => {
+            push(screen, mirrors, PushOptions { once, dry_run, verify }, &control, output)
         }
+        Invocation::Ask(asked) => ask(&asked),
         Invocation::Why(question) => why(&question),
         Invocation::Agent(visit) => agent(screen, &visit),
         Invocation::Authorize(asked) => {
@@ -90,6 +95,7 @@ fn push(
     screen: &Screen,
     mirrors: Vec<AnyMirror>,
     how: PushOptions,
+    control: &Places,
     output: Output,
 ) -> Result<Exit> {
     let verify = how.verify != Verify::No;
@@ -99,12 +105,58 @@ fn push(
     let metrics = Arc::clone(&view);
     let result = on_runtime(async {
         tokio::select! {
-            result = daemon::push(mirrors, how, metrics) => result,
+            result = daemon::push(mirrors, how, control, metrics) => result,
             () = screen.nobody_reads() => Ok(Exit::Done),
         }
     });
     view.close();
     result
+}
+
+/// Asks a running lsyncd.
+fn ask(asked: &Asked) -> Result<Exit> {
+    let processes = client::processes(&asked.places)?;
+    if asked.what == Steering::Status {
+        let processes = client::of(processes, &asked.which)?;
+        if asked.json {
+            return print(view::status::json(&processes).as_bytes(), Exit::Done);
+        }
+        // What is on its way is seen by looking twice.
+        let again = view::status::moves(&processes).then(|| {
+            std::thread::sleep(view::status::APART);
+            client::processes(&asked.places)
+        });
+        let text = view::status::text(&processes, again.and_then(Result::ok).as_deref());
+        return print(text.as_bytes(), Exit::Done);
+    }
+    let mut exit = Exit::Done;
+    for (process, mirrors) in client::meant(processes, &asked.which)? {
+        let (request, patience) = match asked.what {
+            Steering::Status | Steering::Pause => {
+                (Request::Pause { mirrors }, Some(Duration::ZERO))
+            }
+            Steering::Resume { confirm } => {
+                (Request::Resume { mirrors, confirm }, Some(Duration::ZERO))
+            }
+            Steering::Flush(timeout) => {
+                let timeout_seconds = timeout.map(|timeout| timeout.as_secs_f64());
+                (Request::Flush { mirrors, timeout_seconds }, timeout)
+            }
+        };
+        for steered in client::steer(&process, &request, patience)? {
+            let (code, said) = view::status::steered(&steered);
+            exit = exit.max(code);
+            let screen = Screen::new(false);
+            for line in said {
+                match line {
+                    Said::Out(line) => screen.out(&line),
+                    Said::Err(line) => screen.err(&line),
+                    Said::Hint(line) => screen.hint(&line),
+                }
+            }
+        }
+    }
+    Ok(exit)
 }
 
 fn why(question: &Question) -> Result<Exit> {

@@ -51,7 +51,9 @@ pub enum Notice {
     Reconnected { mirror: Arc<str> },
     /// A guard stopped it (deletions, or all of it); `hint` says how it goes on.
     Halted { mirror: Arc<str>, reason: String, hint: Option<String> },
-    /// It goes on after a guard.
+    /// Somebody paused it.
+    Paused { mirror: Arc<str> },
+    /// It goes on after a guard, or a pause.
     Resumed { mirror: Arc<str> },
     /// It could not start, and another one could or may; `hint` says what to do.
     Failed { mirror: Arc<str>, what: String, hint: Option<String> },
@@ -83,6 +85,7 @@ impl Notice {
             | Notice::Lost { mirror, .. }
             | Notice::Reconnected { mirror }
             | Notice::Halted { mirror, .. }
+            | Notice::Paused { mirror }
             | Notice::Resumed { mirror }
             | Notice::Failed { mirror, .. }
             | Notice::Step { mirror, .. }

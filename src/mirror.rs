@@ -10,14 +10,17 @@ mod clear;
 mod compare;
 pub mod connect;
 mod drift;
+mod due;
 mod event;
 mod fixed;
 mod flights;
+mod flush;
 mod guard;
 mod lacks;
 mod linking;
 mod links;
 mod live;
+mod lost;
 mod moved;
 mod origins;
 mod owners;
@@ -28,6 +31,7 @@ mod recent;
 mod renames;
 pub mod rsync;
 pub mod run;
+pub mod steer;
 mod touched;
 mod walk;
 
@@ -40,7 +44,7 @@ use lsync_protocol::handshake::{Identity, Welcome};
 use lsync_protocol::message::{NoList, OpId};
 use lsync_protocol::path::RelPath;
 
-use crate::collate::{Batch, Collate, Follow, Marks, Step};
+use crate::collate::{Batch, Collate, Marks};
 use crate::config::mapping::Mapping;
 use crate::config::{Delete, Verify};
 use crate::error::{Exit, Problem};
@@ -58,7 +62,9 @@ pub use crate::source::{RootTrouble, SourceDir};
 use clear::Clearings;
 use compare::Told;
 use drift::Drift;
+use due::{Due, WalksDue};
 use flights::{Cause, Flight, Flights};
+use flush::Flushes;
 use guard::Guard;
 use lacks::Lacks;
 use links::Links;
@@ -181,6 +187,8 @@ struct Asked {
     batch: Arc<Batch>,
     /// Its names are those after so many renames of directories.
     since: u64,
+    /// When the first of it was heard of.
+    first: Instant,
 }
 
 /// The whole state of one mirror.
@@ -202,8 +210,8 @@ pub struct Mirror {
     /// What waits for the target's numbers of owners, in order.
     parked: VecDeque<Event>,
     walk: Option<Walk>,
-    /// Subtrees to be walked, and whether everything in them is sent.
-    walks_due: BTreeMap<RelPath, bool>,
+    /// Subtrees to be walked.
+    walks_due: WalksDue,
     /// No walk before the renames of directories are done that were sent before this number: a
     /// listing may overtake them.
     walk_after: OpId,
@@ -226,6 +234,11 @@ pub struct Mirror {
     clearings: Clearings,
     guard: Guard,
     halted: Option<String>,
+    /// Deletes were confirmed after that; the first walk that is to do them, until it is complete.
+    confirmed: Option<u64>,
+    /// Nothing is begun.
+    paused: bool,
+    flushes: Flushes,
     /// The source seems to be empty; when that is believed.
     emptied: Option<Instant>,
     waiting: Option<RootTrouble>,
@@ -273,7 +286,7 @@ impl Mirror {
             root_entry: None,
             parked: VecDeque::new(),
             walk: None,
-            walks_due: BTreeMap::new(),
+            walks_due: WalksDue::default(),
             walk_after: 0,
             doubt_before: 0,
             walk_not_before: None,
@@ -285,6 +298,9 @@ impl Mirror {
             staged: Vec::new(),
             clearings: Clearings::default(),
             halted: None,
+            confirmed: None,
+            paused: false,
+            flushes: Flushes::default(),
             emptied: None,
             waiting: None,
             next_root_check: None,
@@ -306,6 +322,13 @@ impl Mirror {
         if self.finished {
             return Vec::new();
         }
+        self.collate.on_behalf_of(match &event {
+            Event::Watched(_) | Event::Tick | Event::Unsettled { .. } | Event::Unproven { .. } => {
+                None
+            }
+            // Whatever this finds may be what somebody waits for.
+            _ => self.flushes.since(),
+        });
         // Nothing is done by these that an old name would have waited for.
         let only_heard = matches!(event, Event::Watched(_) | Event::Walked { .. });
         match event {
@@ -349,6 +372,9 @@ impl Mirror {
             Event::NotBuilt { id, why } => self.not_built(id, why, now),
             Event::Staged { id } => self.staged.push(id),
             Event::OtherFile { file } => self.link_misread(file, now),
+            Event::Flush { token, heard } => self.flush(token, heard, now),
+            Event::Pause => self.pause(now),
+            Event::Resume { confirm } => self.resume(confirm, now),
             Event::Unproven { path } => {
                 self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
             }
@@ -362,7 +388,10 @@ impl Mirror {
         if !only_heard {
             self.sweep_origins(now);
         }
+        self.collate.on_behalf_of(self.flushes.since());
         self.go_on(now);
+        self.collate.on_behalf_of(None);
+        self.end_flushes(now);
         std::mem::take(&mut self.out)
     }
 
@@ -376,7 +405,8 @@ impl Mirror {
                 (a, b) => a.or(b),
             };
         };
-        if self.held.is_some() && self.waiting.is_none() {
+        sooner(self.flushes.next());
+        if self.held.is_some() && self.waiting.is_none() && !self.paused {
             if self.looks.len() < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
                 sooner(self.collate.next());
             }
@@ -387,7 +417,7 @@ impl Mirror {
             if self.walk.is_none() {
                 sooner(self.links.search_at());
                 sooner(self.next_rescan);
-                if self.walks_due.contains_key(&RelPath::root()) && !self.walks_are_held() {
+                if self.walks_due.has_root() && !self.walks_are_held() {
                     sooner(self.walk_not_before);
                 }
             }
@@ -399,6 +429,7 @@ impl Mirror {
     #[must_use]
     pub fn wants_walk(&self) -> bool {
         self.parked.is_empty()
+            && !self.paused
             && self.flights.len() < FLIGHTS_MAX
             && self
                 .walk
@@ -447,15 +478,6 @@ impl Mirror {
         self.collate.len() + self.flights.len() + self.looking.len()
     }
 
-    /// When the oldest change that is not acked was first heard of.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Instant> {
-        match (self.collate.oldest(), self.flights.oldest()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-    }
-
     /// Why deletes are stopped, if they are.
     #[must_use]
     pub fn halted(&self) -> Option<&str> {
@@ -489,8 +511,7 @@ impl Mirror {
             for path in unwritten {
                 self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
             }
-            self.walks_due.insert(RelPath::root(), more);
-            self.walk_not_before = None;
+            self.walk_root(more, now);
         }
         self.before = Some(standing);
         self.origins.begin(now);
@@ -503,106 +524,6 @@ impl Mirror {
         }
         if self.waiting.is_none() && self.next_rescan.is_none() {
             self.next_rescan = self.rules.rescan.map(|every| now + every);
-        }
-    }
-
-    /// The link is lost: whatever was not acked is dirty again and will be looked at. Nothing is
-    /// repeated as it was: a rename whose ack was lost would put the new file over the moved one.
-    fn lost(&mut self, now: Instant) {
-        self.held = None;
-        self.drift.stop(now);
-        self.emptied = None;
-        self.staged.clear();
-        self.links.drop_leaders();
-        for flight in self.flights.drain() {
-            mark_of(&mut self.collate, &flight.op, now);
-            self.origins.rename_is_doubtful(&flight.op, now);
-            if flight.op.staged() && self.to_sweep.len() < SWEEPS_MAX {
-                self.to_sweep.extend(flight.op.path().parent());
-            }
-        }
-        self.end_clearings(now);
-        // Nothing is in flight that anything could wait for.
-        self.collate.release_under(&RelPath::root(), now);
-        // What waited for an answer of the link comes again by other ways.
-        for event in std::mem::take(&mut self.parked) {
-            match event {
-                Event::Looked(_) => self.redirty(now),
-                event => self.in_order(event, now),
-            }
-        }
-        if let Some(walk) = self.walk.take() {
-            for start in walk.starts() {
-                let due = self.walks_due.entry(start.clone()).or_insert(false);
-                *due |= walk.whole();
-            }
-            self.walk_not_before = None;
-            self.out.push(Effect::StopWalk);
-        }
-    }
-
-    fn end_clearings(&mut self, now: Instant) {
-        for path in self.clearings.drain() {
-            self.collate.mark(&path, Marks::NAME.with(Marks::DIR).with(Marks::CONTENT), now);
-            self.collate.release_under(&path, now);
-        }
-    }
-
-    /// Events were lost: what was seen and has not reached the target yet may be over already, and
-    /// a walk that lists the target before it arrives there would not find that out.
-    fn doubt(&mut self, now: Instant) {
-        self.doubt_before = self.next_op;
-        self.links.clear();
-        // What waits for a name that leads would not be found.
-        self.collate.release_under(&RelPath::root(), now);
-        for flight in self.flights.all() {
-            mark_of(&mut self.collate, &flight.op, now);
-            self.origins.rename_is_doubtful(&flight.op, now);
-        }
-        let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::TREE);
-        for path in &self.looking {
-            self.collate.mark(path, marks, now);
-        }
-        for asked in self.looks.clone() {
-            self.mark_steps(&asked.batch.steps, asked.since, now);
-        }
-        let steps = self.collate.take_steps();
-        self.mark_steps(&steps, self.moved.so_far(), now);
-    }
-
-    /// The names that these steps speak of are dirty, by the names they have by now. They were
-    /// right when `since` renames of directories had been heard of.
-    fn mark_steps(&mut self, steps: &[Step], since: u64, now: Instant) {
-        let follow = Follow::new(steps);
-        for (at, step) in steps.iter().enumerate() {
-            let marks = Marks::NAME.with(Marks::CONTENT);
-            let tree = marks.with(Marks::TREE).with(Marks::DIR);
-            let (gone, came, marks) = match step {
-                Step::Rename { from, to, dir } => (from, Some(to), if *dir { tree } else { marks }),
-                Step::Clear { path, dir: true } => (path, None, marks.with(Marks::DIR)),
-                Step::Clear { path, dir: false } => (path, None, marks),
-            };
-            if let Step::Rename { from, to, dir } = step {
-                let name = |path| self.moved.follow(follow.name(path, at + 1), since);
-                self.origins.note(&name(to), &name(from), *dir, now);
-            }
-            for (path, marks) in [(Some(gone), marks.with(Marks::GONE)), (came, marks)] {
-                if let Some(path) = path {
-                    let path = self.moved.follow(follow.name(path, at + 1), since);
-                    self.collate.mark(&path, marks, now);
-                }
-            }
-        }
-    }
-
-    /// A batch that was looked at but could not be used is dirty as it was.
-    fn redirty(&mut self, now: Instant) {
-        let Some(asked) = self.looks.pop_front() else { return };
-        self.mark_steps(&asked.batch.steps, asked.since, now);
-        for (path, marks, _) in &asked.batch.paths {
-            self.looking.remove(path);
-            self.collate.mark(path, *marks, now);
-            self.collate.release(path, now);
         }
     }
 
@@ -627,10 +548,16 @@ impl Mirror {
 
     fn in_order(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Looked(Ok(looked)) => self.looked(looked, now),
-            Event::Looked(Err(trouble)) => {
-                self.redirty(now);
-                self.root_lost(trouble, now);
+            Event::Looked(looked) => {
+                self.collate.on_behalf_of(self.looks.front().map(|asked| asked.first));
+                match looked {
+                    Ok(looked) => self.looked(looked, now),
+                    Err(trouble) => {
+                        self.redirty(now);
+                        self.root_lost(trouble, now);
+                    }
+                }
+                self.collate.on_behalf_of(self.flushes.since());
             }
             Event::Walked { walk, seen } => self.walked(walk, seen, now),
             Event::WalkEnded { walk, root } => self.walk_ended(walk, root, now),
@@ -649,7 +576,7 @@ impl Mirror {
         // What they still ask for is answered by the same trouble, or not used.
         self.end_clearings(now);
         self.doubt(now);
-        self.walks_due.insert(RelPath::root(), false);
+        self.walk_due(RelPath::root(), false, now);
         if self.walk.take().is_some() {
             self.out.push(Effect::StopWalk);
         }
@@ -672,8 +599,7 @@ impl Mirror {
                 self.next_root_check = None;
                 if self.waiting.take().is_some() {
                     self.say(Report::Back);
-                    self.walks_due.insert(RelPath::root(), false);
-                    self.walk_not_before = None;
+                    self.walk_root(false, now);
                 }
             }
             Err(RootTrouble::Replaced) if self.waiting.is_some() => {
@@ -689,8 +615,10 @@ impl Mirror {
                 self.newer_than_reads(event, now);
             }
             match event {
+                WatchEvent::Barrier(token) => self.flush_heard(*token, now),
                 WatchEvent::Overflow => {
-                    self.walks_due.insert(RelPath::root(), false);
+                    self.walk_due(RelPath::root(), false, now);
+                    self.flushes.overflowed(now);
                     self.doubt(now);
                 }
                 WatchEvent::RootGone => {
@@ -722,15 +650,15 @@ impl Mirror {
             self.next_root_check = Some(now + Duration::from_secs(1));
             self.out.push(Effect::CheckRoot { accept: false });
         }
-        if self.held.is_none() || self.waiting.is_some() || self.finished {
+        if self.held.is_none() || self.waiting.is_some() || self.finished || self.paused {
             return;
         }
         if self.next_rescan.is_some_and(|when| when <= now) && self.walk.is_none() {
-            self.walks_due.insert(RelPath::root(), false);
+            self.walks_due.add(RelPath::root(), Due::default());
             self.next_rescan = None;
         }
         if self.walk.is_none() && self.links.search(now) {
-            self.walks_due.entry(RelPath::root()).or_insert(false);
+            self.walks_due.add(RelPath::root(), Due::default());
         }
         self.start_walk(now);
         while self.looks.len() < LOOKS_MAX && self.flights.len() < FLIGHTS_MAX {
@@ -739,13 +667,16 @@ impl Mirror {
             let busy = |path: &RelPath| {
                 flights.busy(path) || looking.contains(path) || clearings.busy(path)
             };
+            let steps = self.collate.steps_since();
             let batch = self.collate.take(now, BATCH_MAX, busy);
             if batch.is_empty() {
                 break;
             }
+            let first = batch.paths.iter().map(|(.., first)| *first).chain(steps).min();
             let batch = Arc::new(batch);
             let since = self.moved.so_far();
-            self.looks.push_back(Asked { batch: Arc::clone(&batch), since });
+            let first = first.unwrap_or(now);
+            self.looks.push_back(Asked { batch: Arc::clone(&batch), since, first });
             self.looking.extend(batch.paths.iter().map(|(path, ..)| path.clone()));
             self.out.push(Effect::Look(batch));
         }
@@ -769,8 +700,10 @@ impl Mirror {
         }
         for staged in std::mem::take(&mut self.staged) {
             let id = self.next_op;
+            let first = self.flights.get(staged).map(|flight| flight.first);
             self.out.push(match self.flights.renumber(staged, id) {
                 Some(path) => {
+                    self.collate.on_behalf_of(first);
                     self.next_op += 1;
                     // The name changes the time of its directory, which was told before.
                     if let Some(parent) = path.parent() {
@@ -781,6 +714,19 @@ impl Mirror {
                 None => Effect::Cancel(staged),
             });
         }
+        self.collate.on_behalf_of(self.flushes.since());
+    }
+
+    /// A subtree is to be walked, for what is being dealt with.
+    fn walk_due(&mut self, path: RelPath, whole: bool, now: Instant) {
+        let since = Some(self.collate.behalf().unwrap_or(now));
+        self.walks_due.add(path, Due { whole, since });
+    }
+
+    /// The whole tree is to be walked, at once.
+    fn walk_root(&mut self, whole: bool, now: Instant) {
+        self.walk_due(RelPath::root(), whole, now);
+        self.walk_not_before = None;
     }
 
     /// Numbers operations and sends them.
@@ -799,6 +745,9 @@ impl Mirror {
             return;
         }
         let since = self.next_op;
+        // What a walk finds may be what somebody waits for.
+        let walked = self.collate.behalf().filter(|_| cause == Cause::Walk);
+        let first = walked.map_or(first, |since| since.min(first));
         let mut numbered = Vec::with_capacity(ops.len());
         for op in ops {
             // What leaves with it and ahead of it is known by its name of then, which this moves.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -147,6 +147,7 @@ pub struct Source {
     missed: Arc<Mutex<BTreeSet<RelPath>>>,
     /// Directories that had rules in a file which is gone, and since when.
     vanished: Mutex<BTreeMap<RelPath, Instant>>,
+    barriers: AtomicU64,
 }
 
 /// Every mirror gets the events; one that has too many waiting hears of it instead.
@@ -217,6 +218,7 @@ impl Source {
             subscribers: Arc::default(),
             missed: Arc::default(),
             vanished: Mutex::default(),
+            barriers: AtomicU64::new(1),
         })
     }
 
@@ -255,6 +257,17 @@ impl Source {
     #[must_use]
     pub fn watch_status(&self) -> Option<WatchStatus> {
         self.watcher.get().map(|watcher| watcher.status())
+    }
+
+    /// A number for [`Source::barrier`].
+    pub fn next_barrier(&self) -> u64 {
+        self.barriers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has [`WatchEvent::Barrier`] told when everything that happened until now has been. False: the
+    /// source is not watched.
+    pub fn barrier(&self, token: u64) -> bool {
+        self.watcher.get().map(|watcher| watcher.barrier(token)).is_some()
     }
 
     /// The root's path.

@@ -11,6 +11,7 @@ mod bars;
 mod json;
 mod log;
 mod screen;
+pub mod status;
 pub mod two;
 pub mod why;
 mod words;

@@ -75,6 +75,10 @@ pub trait Watcher: Send + Sync {
         let _ = dir;
     }
 
+    /// Has [`WatchEvent::Barrier`] follow everything that happened before this call: what was heard
+    /// of, and [`WatchEvent::Unsure`] for what is only looked at now and then.
+    fn barrier(&self, token: u64);
+
     /// How it stands.
     fn status(&self) -> WatchStatus;
 }

@@ -61,14 +61,17 @@ pub(super) enum Command {
     Agent(AgentCommand),
     #[command(about = later!("Run the mirrors of a configuration file"))]
     Run(Later),
-    #[command(about = later!("Show how the mirrors of a running lsyncd stand"))]
-    Status(Later),
-    #[command(about = later!("Wait until all that has changed is mirrored"))]
-    Flush(Later),
-    #[command(about = later!("Stop sending changes for a while"))]
-    Pause(Later),
-    #[command(about = later!("Go on after a pause or a guard"))]
-    Resume(Later),
+    /// Show how the mirrors of a running lsyncd stand
+    Status(StatusArgs),
+    /// Wait until all that has changed until now is mirrored
+    ///
+    /// Exit codes: 0 it is, 23 but for some paths, which are listed, 25 it was not to be had: paused,
+    /// stopped by a guard, or not in the time given.
+    Flush(FlushArgs),
+    /// Stop sending changes until resume; they are remembered
+    Pause(AskArgs),
+    /// Go on after a pause, or (with --confirm) after a guard
+    Resume(ResumeArgs),
     /// Say whether a path is mirrored, and which rule decides it
     ///
     /// It asks the rules given here, and those in files of SOURCE; no mirror has to run.
@@ -86,6 +89,57 @@ pub(super) enum Command {
     ///
     /// What TOML cannot express is listed in it, as comments.
     Migrate(ConfigArgs),
+}
+
+/// Which mirrors are asked.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(super) struct AskArgs {
+    /// The name of a mirror, or its source; needed where several run
+    #[arg(value_name = "NAME")]
+    pub(super) name: Option<OsString>,
+
+    /// All mirrors
+    #[arg(long, conflicts_with = "name")]
+    pub(super) all: bool,
+
+    /// The control socket of an lsyncd that was started with --control
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(super) control: Option<PathBuf>,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+
+    /// An object on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Arguments of `flush`.
+#[derive(Debug, Args)]
+pub(super) struct FlushArgs {
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+
+    /// Wait no longer than this
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) timeout: Option<String>,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+
+    /// Let the deletes happen that a guard has stopped: everything is compared once more, and what
+    /// the source does not have goes
+    #[arg(long)]
+    pub(super) confirm: bool,
 }
 
 /// Arguments of `check` and `migrate`.
@@ -584,7 +638,10 @@ pub(super) struct DaemonArgs {
     /// What the mirror is called in lines and commands, once for each TARGET [default: the TARGET]
     #[arg(long, value_name = "NAME", action = clap::ArgAction::Append)]
     pub(super) name: Vec<String>,
-    #[arg(long, value_name = "PATH", help = later!("The control socket"))]
+    /// The control socket, for status, flush, pause and resume [default: one in
+    /// $XDG_RUNTIME_DIR/lsyncd, in /run/lsyncd for root, or in ~/.cache/lsyncd/control, where they
+    /// find it by themselves]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) control: Option<PathBuf>,
     #[arg(long, value_name = "ADDR", help = later!("Serve metrics by HTTP"))]
     pub(super) metrics: Option<String>,

@@ -22,6 +22,7 @@ use crate::config::{
     AgentOptions, AnyMirror, Attributes, Delete, MirrorConfig, SshOptions, SshTarget, Target,
     Verify, WatchChoice, guard, value,
 };
+use crate::control::Places;
 use crate::error::{Error, Result};
 use crate::filter::Origin;
 
@@ -128,6 +129,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         once: run.once || run.dry_run,
         dry_run: run.dry_run,
         verify: Verify::No,
+        control: world.places(args.daemon.control.as_ref()),
         output: output(&args.output, world),
     })
 }
@@ -164,7 +166,8 @@ pub(super) fn verify(args: VerifyArgs, matches: &ArgMatches, world: &World) -> R
     };
     match push(&push_args, matches, world)? {
         Invocation::Push { mirrors, once, dry_run, output, .. } => {
-            Ok(Invocation::Push { mirrors, once, dry_run, verify: heal, output })
+            let control = Places::default();
+            Ok(Invocation::Push { mirrors, once, dry_run, verify: heal, control, output })
         }
         other => Ok(other),
     }
@@ -212,11 +215,9 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
             "--checksum with --rescan has rsync compare by content",
         ),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
-        (args.daemon.control.is_some(), "--control", ""),
         (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),
     ];
     match table.into_iter().find(|(given, _, _)| *given) {
-        Some((_, option, "")) => Err(not_yet(option)),
         Some((_, option, hint)) => Err(not_yet(option).hint(hint)),
         None => Ok(()),
     }

@@ -207,6 +207,7 @@ impl Feed {
         let (now, mut anew) = (Instant::now(), false);
         for event in batch {
             match event {
+                WatchEvent::Barrier(_) => {}
                 WatchEvent::Overflow => {
                     self.log.line("Warn", "events were lost: the startup runs again");
                     anew = true;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use lsync_protocol::entry::Kind;
 use lsync_protocol::path::RelPath;
 
+use super::live::GUARDED;
 use super::walk::Answer;
 use super::{Cause, Effect, Flight, Mirror, RootTrouble, covers};
 use crate::collate::Marks;
@@ -84,6 +85,11 @@ impl Clearings {
             }
         }
         Some(clearing)
+    }
+
+    /// When the first of what they are for was heard of.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.by_key.values().map(|clearing| clearing.then.first).min()
     }
 
     /// All ends, as after a broken link: the directories that were being cleared.
@@ -179,15 +185,12 @@ impl Mirror {
         clearing.kept += clearing.waiting.saturating_sub(missing.len());
         clearing.waiting = missing.len();
         clearing.failed = unknown.into_iter().next().map(|(path, why)| format!("{path}: {why}"));
-        if let Err(reason) = self.guard.allow(missing.len() as u64, now) {
+        if self.confirmed.is_none()
+            && let Err(reason) = self.guard.allow(missing.len() as u64, now)
+        {
             clearing.kept += clearing.waiting;
             clearing.waiting = 0;
-            self.halt(
-                reason,
-                "deletes stop, everything else goes on; \
-                 if this is meant, start again with a larger --max-delete"
-                    .to_owned(),
-            );
+            self.halt(reason, GUARDED.to_owned());
         }
         let Some(clearing) = self.clearings.by_key.get(&asked) else { return };
         if clearing.waiting == 0 {

@@ -7,6 +7,7 @@ use lsync_protocol::handshake::{Identity, Welcome};
 use lsync_protocol::message::{NoList, OpId, Outcome};
 use lsync_protocol::path::RelPath;
 
+use super::steer::Flushed;
 use super::{Compared, NotBuilt, RootTrouble, SourceDir, Unasked};
 use crate::collate::Batch;
 use crate::error::{Exit, Problem};
@@ -119,6 +120,20 @@ pub enum Event {
         /// Its operation.
         id: OpId,
     },
+    /// Somebody waits until everything of before now is mirrored.
+    Flush {
+        /// Which, as its end is told.
+        token: u64,
+        /// Everything of before was heard of; else [`WatchEvent::Barrier`] will say so.
+        heard: bool,
+    },
+    /// Nothing is to be begun any more.
+    Pause,
+    /// All goes on.
+    Resume {
+        /// Deletes, too, that a guard has stopped.
+        confirm: bool,
+    },
     /// The content of a large file is on the target, under no name yet.
     Staged {
         /// Its operation.
@@ -196,6 +211,13 @@ pub enum Effect {
         /// Whatever stands there now is accepted as the root.
         accept: bool,
     },
+    /// What somebody waited for has come.
+    Flushed {
+        /// Who, as in [`Event::Flush`].
+        token: u64,
+        /// To what.
+        end: Flushed,
+    },
     /// Tell people.
     Say(Report),
     /// The mirror has ended, with this code.
@@ -228,6 +250,10 @@ pub enum Report {
     Waiting(RootTrouble),
     /// The source's root is back.
     Back,
+    /// Somebody paused it.
+    Paused,
+    /// Somebody has it go on.
+    Resumed,
     /// Only by `verify` and `--verify-every`: source and target differ.
     Differs(Difference),
     /// A comparison by `--verify-every` has ended.

@@ -185,7 +185,7 @@ impl Mirror {
             if self.links.seek(&path, self.next_walk)
                 && let Some(dir) = path.parent()
             {
-                self.walks_due.entry(dir).or_insert(false);
+                self.walk_due(dir, false, now);
             }
         }
         self.say_links_overflowed();
@@ -371,7 +371,7 @@ impl Mirror {
                 && self.links.seek(&path, self.next_walk)
                 && let Some(dir) = path.parent()
             {
-                self.walks_due.entry(dir).or_insert(false);
+                self.walk_due(dir, false, now);
             }
         }
         self.say_links_overflowed();

@@ -11,7 +11,7 @@ use lsync_protocol::path::RelPath;
 use super::clear::Cleared;
 use super::flights::{is_content, is_small_content};
 use super::problems::What;
-use super::{Asked, Cause, Effect, Flight, Mirror, NotBuilt, Report};
+use super::{Asked, Cause, Due, Effect, Flight, Mirror, NotBuilt, Report};
 use crate::collate::{Collate, Follow, Marks, Step};
 use crate::plan::{Look, Looked, LookedPath, Plan, Planned, Ruled, plan};
 use crate::source::RULES_BACK;
@@ -28,6 +28,10 @@ const PUT_BACK_MAX: u32 = 3;
 
 /// A source without names is one that has been emptied after so long.
 const EMPTIED: Duration = Duration::from_secs(1);
+
+/// What is said of `--max-delete` while live.
+pub(super) const GUARDED: &str = "deletes stop, everything else goes on; if this is meant, lsyncd \
+                                  resume --confirm lets it happen";
 
 /// The cause of a problem that stands for the whole target.
 const ROOT_GONE: &str = "the target's directory is gone";
@@ -55,7 +59,8 @@ impl Mirror {
         if self.held.is_none() || self.waiting.is_some() {
             return self.redirty(now);
         }
-        let since = self.looks.pop_front().map_or(0, |asked| asked.since);
+        let asked = self.looks.pop_front();
+        let (since, mut first) = asked.map_or((0, now), |asked| (asked.since, asked.first));
         if self.moved_on(&looked) {
             let steps = looked.steps.into_iter().map(|(step, _)| step).collect();
             return self.collate.put_back(steps, now + MOVING);
@@ -98,7 +103,6 @@ impl Mirror {
             }
         }
         // A walk may have sent something for a path meanwhile: one operation at a time.
-        let mut first = now;
         let puzzling: Vec<bool> =
             looked.paths.iter().map(|missing| self.is_puzzling(missing, &looked)).collect();
         let mut paths = Vec::with_capacity(looked.paths.len());
@@ -136,8 +140,7 @@ impl Mirror {
         let walks = std::mem::take(&mut plan.walks);
         let walked = walks_rules || !walks.is_empty();
         for (path, whole) in walks {
-            let due = self.walks_due.entry(path).or_insert(false);
-            *due |= whole;
+            self.walk_due(path, whole, now);
         }
         if !plan.doubted.is_empty() {
             let follow = Follow::new(looked.steps.iter().map(|(step, _)| step));
@@ -213,7 +216,8 @@ impl Mirror {
         }
         let walks = !ruled.changed.is_empty();
         for dir in ruled.changed {
-            self.walks_due.entry(moved.follow(dir, since)).or_insert(false);
+            let dir = self.moved.follow(dir, since);
+            self.walk_due(dir, false, now);
         }
         for path in ruled.doubted {
             let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::GONE);
@@ -374,7 +378,8 @@ impl Mirror {
             return Vec::new();
         }
         let at_root = removes.iter().any(|op| op.path().depth() == 1);
-        if at_root && looked.root_empty && !self.rules.allow_empty {
+        let confirmed = self.confirmed.is_some();
+        if at_root && looked.root_empty && !self.rules.allow_empty && !confirmed {
             // Whoever removes a whole tree removes its root last: then it is gone, not empty.
             let end = *self.emptied.get_or_insert(now + EMPTIED);
             if now < end {
@@ -387,19 +392,14 @@ impl Mirror {
             }
             self.halt(
                 "the source has been emptied".to_owned(),
-                "deletes stop, everything else goes on; \
-                 if this is meant, start again with --allow-empty"
+                "deletes stop, everything else goes on; if this is meant, \
+                 lsyncd resume --confirm lets it happen"
                     .to_owned(),
             );
             return Vec::new();
         }
-        if let Err(reason) = self.guard.allow(removes.len() as u64, now) {
-            self.halt(
-                reason,
-                "deletes stop, everything else goes on; \
-                 if this is meant, start again with a larger --max-delete"
-                    .to_owned(),
-            );
+        if !confirmed && let Err(reason) = self.guard.allow(removes.len() as u64, now) {
+            self.halt(reason, GUARDED.to_owned());
             return Vec::new();
         }
         removes
@@ -413,8 +413,9 @@ impl Mirror {
             && walk.heard(event)
         {
             // Too many to remember: everything it saw is doubtful.
+            let due = Due { whole: false, since: Some(now) };
             for start in walk.starts() {
-                self.walks_due.entry(start.clone()).or_insert(false);
+                self.walks_due.add(start.clone(), due);
             }
         }
         let (path, dir) = match event {
@@ -465,7 +466,11 @@ impl Mirror {
         if let Some(at) = retry.at {
             // What is beneath a directory that failed was not done either.
             let marks = Marks::NAME.with(Marks::CONTENT).with(Marks::WRITTEN).with(Marks::TREE);
+            // As a problem it is known, and nobody has to wait for the next try.
+            let behalf = self.collate.behalf();
+            self.collate.on_behalf_of(None);
             self.collate.mark_at(path, marks, now, at);
+            self.collate.on_behalf_of(behalf);
         }
     }
 
@@ -481,6 +486,7 @@ impl Mirror {
             // Only what flies is looked up: a range that lies costs nothing.
             for id in self.flights.ids(first, count) {
                 if let Some(flight) = self.flights.remove(id) {
+                    self.collate.on_behalf_of(Some(flight.first));
                     let path = flight.op.path().clone();
                     let from = match &flight.op {
                         Planned::Rename { from, .. } => Some(from.clone()),
@@ -645,6 +651,7 @@ impl Mirror {
     /// An operation was not sent, because what it needed could not be read.
     pub(super) fn not_built(&mut self, id: OpId, why: NotBuilt, now: Instant) {
         let Some(flight) = self.flights.remove(id) else { return };
+        self.collate.on_behalf_of(Some(flight.first));
         let path = flight.op.path().clone();
         match why {
             NotBuilt::Vanished => {

@@ -14,7 +14,7 @@ use lsync_protocol::entry::Kind;
 use lsync_protocol::message::INLINE_MAX;
 use lsync_protocol::path::RelPath;
 
-use super::{Mirror, any_under, covers};
+use super::Mirror;
 use crate::collate::Marks;
 use crate::plan::Planned;
 
@@ -275,8 +275,8 @@ impl Mirror {
             !(self.collate.any_to_do(new, dir)
                 || looked.is_some_and(|path| path == new || dir && path.is_under(new))
                 || self.tree_above(new).has(Marks::TREE)
-                || covers(&self.walks_due, new)
-                || dir && any_under(&self.walks_due, new)
+                || self.walks_due.covers(new)
+                || dir && self.walks_due.any_under(new)
                 || self.clearings.busy(new)
                 || comparing.is_some_and(|walk| walk.touches(new)))
         };

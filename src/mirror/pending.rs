@@ -1,17 +1,16 @@
-//! What a mirror has still to do, for those who ask (the status file of Lsyncd 2).
+//! What a mirror has still to do, and how it stands, for those who ask.
 
-use lsync_protocol::path::RelPath;
-use tokio::sync::{mpsc, oneshot};
+use std::time::Instant;
 
-use super::Mirror;
+use super::due::sooner;
+use super::steer::Stand;
+use super::{Mirror, RootTrouble};
 use crate::collate::{Collate, Marks, Step};
 use crate::metrics;
+use lsync_protocol::path::RelPath;
 
 /// No more lines are made: a list of more serves nobody.
 pub(super) const MOST: usize = 10_000;
-
-/// Whoever wants to know asks here, and is answered when the mirror comes round to it.
-pub type Asked = mpsc::Receiver<oneshot::Sender<Pending>>;
 
 /// What a mirror has still to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +43,60 @@ impl Mirror {
             ready: self.is_ready(),
             lines: lines.map(|(active, what)| PendingLine { active, what }).collect(),
         }
+    }
+
+    /// What it does, in a word.
+    #[must_use]
+    pub fn stand(&self) -> Stand {
+        if self.paused {
+            Stand::Paused
+        } else if self.waiting.is_some() {
+            Stand::Waiting
+        } else if self.held.is_none() {
+            Stand::Connecting
+        } else if self.halted.is_some() {
+            Stand::Halted
+        } else if self.ready {
+            Stand::Live
+        } else {
+            Stand::Mirroring
+        }
+    }
+
+    /// What is the matter with the source's root, if it is waited for.
+    #[must_use]
+    pub fn root_trouble(&self) -> Option<RootTrouble> {
+        self.waiting
+    }
+
+    /// Operations on their way, and the bytes of content in them.
+    #[must_use]
+    pub fn in_flight(&self) -> (u64, u64) {
+        let bytes = self.flights.all().map(|flight| flight.op.content()).sum();
+        (self.flights.len() as u64, bytes)
+    }
+
+    /// When the oldest change that has not arrived was heard of. What failed is a problem, and does
+    /// not count.
+    #[must_use]
+    pub fn behind_since(&self) -> Option<Instant> {
+        let problem = |path: &RelPath| !self.problems.is_empty() && self.problems.has(path);
+        let waits = self.collate.ages().filter(|(path, _)| !problem(path)).map(|(_, first)| first);
+        let looks = self.looks.iter().map(|asked| asked.first);
+        let dirty = waits.chain(looks).chain(self.collate.steps_since()).min();
+        sooner(dirty, self.flights.oldest())
+    }
+
+    /// How often the dirty set was too large and collapsed upwards.
+    #[must_use]
+    pub fn collapsed(&self) -> u64 {
+        self.collate.collapsed()
+    }
+
+    /// Does a walk run?
+    #[must_use]
+    pub fn is_walking(&self) -> bool {
+        self.walk.is_some()
     }
 }
 

@@ -105,6 +105,11 @@ impl Problems {
         self.paths.clear();
     }
 
+    /// Has this path a problem?
+    pub(crate) fn has(&self, path: &RelPath) -> bool {
+        self.paths.contains_key(path)
+    }
+
     /// The nearest path at or above this one that has a problem.
     pub(crate) fn above(&self, path: &RelPath) -> Option<RelPath> {
         let mut at = Some(path.clone());

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use lsync_protocol::path::RelPath;
 
+use super::Mirror;
 use super::flights::is_small_content;
 use super::live::GRACE;
-use super::{Mirror, any_under, covers};
 use crate::collate::{Follow, Marks, Step};
 use crate::plan::{Look, Looked};
 use crate::watch::WatchEvent;
@@ -17,7 +17,7 @@ impl Mirror {
         let since = self.looks.front().map(|asked| asked.since);
         if !self.moved.forget(since, now) {
             // What that look will say cannot be told from what the names mean by then.
-            self.walks_due.insert(RelPath::root(), false);
+            self.walk_due(RelPath::root(), false, now);
         }
     }
 
@@ -101,8 +101,8 @@ impl Mirror {
         }
         // The new name stands for what was not finished under the old one.
         let walked = self.walk.as_ref().is_some_and(|w| w.touches(from) || w.touches(to))
-            || covers(&self.walks_due, from)
-            || any_under(&self.walks_due, from);
+            || self.walks_due.covers(from)
+            || self.walks_due.any_under(from);
         let rules = dir && !self.rules.filter.is_empty();
         let failed = self.problems.under(from) || self.problems.above(from).is_some();
         let clearing = self.clearings.busy(from) || self.clearings.busy(to);
@@ -113,22 +113,11 @@ impl Mirror {
             } else {
                 Marks::NAME.with(Marks::CONTENT)
             };
+            self.collate.on_behalf_of(self.flushes.since());
             self.collate.mark(to, marks, now);
+            self.collate.on_behalf_of(None);
         }
-        let due: Vec<RelPath> = self
-            .walks_due
-            .range(from.clone()..)
-            .map(|(path, _)| path)
-            .take_while(|path| path.is_at_or_under(from))
-            .cloned()
-            .collect();
-        for path in due {
-            let whole = self.walks_due.remove(&path).unwrap_or(false);
-            if let Some(moved) = path.moved(from, to) {
-                let due = self.walks_due.entry(moved).or_insert(false);
-                *due |= whole;
-            }
-        }
+        self.walks_due.renamed(from, to);
         // What is being removed under its old name had only moved.
         for path in self.flights.renamed(from, to) {
             self.collate.mark(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);

@@ -13,24 +13,29 @@ use std::time::{Duration, Instant};
 use lsync_protocol::path::RelPath;
 
 use super::guard::Guard;
-use super::problems::{Problems, What};
+use super::live::GUARDED;
+use super::problems::Problems;
+use super::steer::Flushed;
 use super::{Report, RootTrouble, Totals};
-use crate::carrier::rsync::{End, Full, Outcome, Paths, Run};
+use crate::carrier::rsync::{Full, Outcome, Paths, Run};
 use crate::collate::{Batch, Collate, Marks};
 use crate::config::rsync::RsyncMirror;
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, Problem};
 use crate::watch::WatchEvent;
 
+mod ended;
 mod look;
 mod pending;
 mod retry;
 pub mod run;
+mod steering;
 #[cfg(test)]
 mod tests;
 
 pub use look::{Looked, Walked};
 
 use retry::BackOff;
+use steering::Flushes;
 
 /// The most dirty paths that are remembered one by one; more collapse into subtrees.
 const DIRTY_MAX: usize = 200_000;
@@ -42,7 +47,6 @@ const ROOT_CHECK: Duration = Duration::from_secs(1);
 const EMPTIED: Duration = Duration::from_secs(1);
 
 const START_OVER: &str = "nothing was deleted; if this is meant, start again with";
-const LIVE: &str = "deletes stop, everything else goes on; if this is meant, start again with";
 
 /// What came.
 #[derive(Debug)]
@@ -64,6 +68,20 @@ pub enum Event {
     },
     /// The source's root was looked at.
     Root(Result<(), RootTrouble>),
+    /// Somebody waits until everything of before now is mirrored, as for [`super::Event::Flush`].
+    Flush {
+        /// Which.
+        token: u64,
+        /// Everything of before was heard of.
+        heard: bool,
+    },
+    /// Nothing is to be begun any more.
+    Pause,
+    /// All goes on.
+    Resume {
+        /// Deletes, too, that a guard has stopped.
+        confirm: bool,
+    },
 }
 
 /// What is to be done.
@@ -95,6 +113,13 @@ pub enum Effect {
         retry_in: Duration,
         /// Nothing has been mirrored yet.
         first: bool,
+    },
+    /// What somebody waited for has come.
+    Flushed {
+        /// Who.
+        token: u64,
+        /// To what.
+        end: Flushed,
     },
     /// The target can be had again, or for the first time.
     Reached,
@@ -141,6 +166,10 @@ pub struct State {
     next_run: u64,
     /// The batch that is being looked at.
     looking: Option<Marked>,
+    /// When the first of it was heard of.
+    looking_since: Option<Instant>,
+    /// The same of what runs.
+    since: BTreeMap<u64, Instant>,
     /// Batches that failed without a name, parted to find what it was.
     suspects: VecDeque<Marked>,
     /// Runs that wait for others to end.
@@ -163,7 +192,12 @@ pub struct State {
     next_rescan: Option<Instant>,
     problems: Problems,
     guard: Guard,
-    halted: bool,
+    halted: Option<String>,
+    /// Deletes were confirmed after that, until everything was compared.
+    confirmed: bool,
+    /// Nothing is begun.
+    paused: bool,
+    flushes: Flushes,
     emptied: Option<Instant>,
     waiting: Option<RootTrouble>,
     next_root_check: Option<Instant>,
@@ -197,7 +231,12 @@ impl State {
             next_rescan: None,
             problems: Problems::new(if rules.once { 1 } else { u32::MAX }),
             guard: Guard::new(config.max_delete),
-            halted: false,
+            halted: None,
+            confirmed: false,
+            paused: false,
+            flushes: Flushes::default(),
+            looking_since: None,
+            since: BTreeMap::new(),
             emptied: None,
             waiting: None,
             next_root_check: None,
@@ -229,8 +268,12 @@ impl State {
             Event::Looked(looked) => self.looked(looked, now),
             Event::Ended { run, outcome } => self.ended(run, outcome, now),
             Event::Root(root) => self.root_checked(root, now),
+            Event::Flush { token, heard } => self.flush(token, heard, now),
+            Event::Pause => self.pause(),
+            Event::Resume { confirm } => self.resume(confirm),
         }
         self.go_on(now);
+        self.end_flushes(now);
         std::mem::take(&mut self.out)
     }
 
@@ -244,7 +287,8 @@ impl State {
                 (a, b) => a.or(b),
             };
         };
-        if self.waiting.is_some() {
+        sooner(self.flushes.next());
+        if self.waiting.is_some() || self.paused {
             return next;
         }
         let gate = |when: Instant| self.not_before.map_or(when, |gate| gate.max(when));
@@ -271,9 +315,8 @@ impl State {
     }
 
     /// The paths that failed and are not mended yet.
-    #[must_use]
-    pub fn problems(&self) -> usize {
-        self.problems.list().count()
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.list()
     }
 
     fn say(&mut self, report: Report) {
@@ -301,9 +344,11 @@ impl State {
 
     /// Paths that left come again.
     fn put_back(&mut self, marked: Marked, now: Instant) {
+        self.collate.on_behalf_of(self.flushes.since());
         for (path, marks) in marked {
             self.collate.mark(&path, marks, now);
         }
+        self.collate.on_behalf_of(None);
     }
 
     /// Does nothing run that has to do with the target or the whole source?
@@ -320,7 +365,11 @@ impl State {
     fn watched(&mut self, events: &[WatchEvent], now: Instant) {
         for event in events {
             match event {
-                WatchEvent::Overflow => self.full_due = true,
+                WatchEvent::Overflow => {
+                    self.full_due = true;
+                    self.flushes.overflowed(now);
+                }
+                WatchEvent::Barrier(token) => self.flush_heard(*token, now),
                 WatchEvent::RootGone if self.waiting.is_none() => {
                     self.out.push(Effect::CheckRoot { accept: false });
                 }
@@ -367,7 +416,7 @@ impl State {
             self.next_root_check = Some(now + ROOT_CHECK);
             self.out.push(Effect::CheckRoot { accept: false });
         }
-        if self.finished || self.waiting.is_some() {
+        if self.finished || self.waiting.is_some() || self.paused {
             return;
         }
         if self.next_rescan.is_some_and(|when| when <= now) {
@@ -446,6 +495,7 @@ impl State {
             .map(|(path, _)| path)
             .collect();
         let batch = self.collate.take(until, BATCH_MAX, |path| touches(&busy, path));
+        self.looking_since = batch.paths.iter().map(|(.., first)| *first).min();
         batch.paths.into_iter().map(|(path, marks, _)| (path, marks)).collect()
     }
 
@@ -453,6 +503,7 @@ impl State {
         let run = self.next_run;
         self.next_run += 1;
         self.flights.insert(run, flight);
+        self.since.extend(self.looking_since.map(|since| (run, since)));
         self.out.push(Effect::Run { run, what });
     }
 
@@ -471,13 +522,14 @@ impl State {
             return self.complete(now);
         }
         let wanted = self.config.delete;
-        let delete = if self.live { wanted.live() } else { wanted.by_walk() } && !self.halted;
-        let empty = self.walked.empty && !self.config.allow_empty;
+        let delete = if self.live { wanted.live() } else { wanted.by_walk() };
+        let delete = delete && self.halted.is_none();
+        let empty = self.walked.empty && !self.config.allow_empty && !self.confirmed;
         if self.rules.dry_run {
             let full = Full { dry_run: true, max_delete: None, ..self.full(delete) };
             return self.start(Run::Full(full), Flight::Full);
         }
-        if delete && (self.guard.limits() || empty) {
+        if delete && ((self.guard.limits() && !self.confirmed) || empty) {
             if self.rules.plain {
                 // How much would go is asked before anything does.
                 let full = Full { dry_run: true, max_delete: None, ..self.full(true) };
@@ -505,7 +557,7 @@ impl State {
 
     /// What rsync is told of `--max-delete`, as a second wall.
     fn most_names(&self) -> Option<u64> {
-        self.guard.limit()
+        self.guard.limit().filter(|_| !self.confirmed)
     }
 
     /// It is known how many names would be deleted.
@@ -530,16 +582,16 @@ impl State {
             self.say(Report::Halted { reason, hint: format!("{START_OVER} {flag}") });
             return self.finish(Exit::Stopped);
         }
-        self.halt(reason, flag);
+        self.halt(reason);
         let full = self.full(false);
         self.start(Run::Full(full), Flight::Full);
     }
 
     /// Deletes stop.
-    fn halt(&mut self, reason: String, flag: &str) {
-        if !self.halted {
-            self.halted = true;
-            self.say(Report::Halted { reason, hint: format!("{LIVE} {flag}") });
+    fn halt(&mut self, reason: String) {
+        if self.halted.is_none() {
+            self.halted = Some(reason.clone());
+            self.say(Report::Halted { reason, hint: GUARDED.to_owned() });
         }
     }
 
@@ -593,10 +645,13 @@ impl State {
         let emptied = self.emptied.take();
         if looked.paths.missing.is_empty() {
             // A directory as a whole may have names to delete as well.
-            return self.config.delete.live() && !self.halted;
+            return self.config.delete.live() && self.halted.is_none();
         }
-        if !self.config.delete.live() || self.halted {
+        if !self.config.delete.live() || self.halted.is_some() {
             return false;
+        }
+        if self.confirmed {
+            return true;
         }
         let at_root = looked.paths.missing.iter().any(|(path, _)| path.depth() == 1);
         if at_root && looked.root_empty && !self.config.allow_empty {
@@ -609,224 +664,14 @@ impl State {
                 }
                 return false;
             }
-            self.halt("the source has been emptied".to_owned(), "--allow-empty");
+            self.halt("the source has been emptied".to_owned());
             return false;
         }
         if let Err(reason) = self.guard.allow(looked.gone, now) {
-            self.halt(reason, "a larger --max-delete");
+            self.halt(reason);
             return false;
         }
         true
-    }
-
-    /// A run has ended.
-    fn ended(&mut self, run: u64, outcome: Result<Outcome, RootTrouble>, now: Instant) {
-        let Some(flight) = self.flights.remove(&run) else { return };
-        // What waited for it may leave.
-        self.collate.release_under(&RelPath::root(), now);
-        let mut outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(trouble) => {
-                if let Flight::Paths(marked) = flight {
-                    self.put_back(marked, now);
-                }
-                return self.root_lost(trouble, now);
-            }
-        };
-        if !matches!(flight, Flight::Count) {
-            self.totals.ops += outcome.ops;
-            self.totals.deleted += outcome.deleted;
-            self.totals.bytes += outcome.bytes;
-        }
-        let end = std::mem::take(&mut outcome.end);
-        match end {
-            End::Again(error) | End::Die(error) => return self.lost(flight, error, now),
-            End::Limited if self.rules.plain && !matches!(flight, Flight::Paths(_)) => {
-                // More was there to delete than when it was counted: it is counted anew.
-                return self.full_again(now);
-            }
-            End::Limited => {
-                let reason = "more names were to be deleted than allowed".to_owned();
-                self.halt(reason, "a larger --max-delete");
-                if !self.ready {
-                    return self.finish(Exit::Stopped);
-                }
-            }
-            End::Done | End::Partial => {}
-        }
-        self.back_off.reset();
-        if !self.reached {
-            self.reached = true;
-            self.out.push(Effect::Reached);
-        }
-        match flight {
-            Flight::Count => self.counted(&outcome, now),
-            Flight::Full => self.full_ended(outcome, matches!(end, End::Partial), now),
-            Flight::Paths(marked) => {
-                self.paths_ended(&marked, outcome, matches!(end, End::Partial), now);
-            }
-        }
-    }
-
-    /// The target could not be had: everything of the run is due again after a while.
-    fn lost(&mut self, flight: Flight, error: Error, now: Instant) {
-        let retry_in = self.back_off.next();
-        let when = now + retry_in;
-        self.not_before = Some(self.not_before.map_or(when, |before| before.max(when)));
-        match flight {
-            Flight::Count | Flight::Full => self.full_is_due_again(),
-            Flight::Paths(marked) => self.put_back(marked, now),
-        }
-        self.reached = false;
-        self.out.push(Effect::Lost { error, retry_in, first: !self.ready });
-    }
-
-    /// Everything is compared once more, after a while.
-    fn full_again(&mut self, now: Instant) {
-        self.full_is_due_again();
-        self.not_before = Some(now + self.doubts.next());
-    }
-
-    fn full_ended(&mut self, outcome: Outcome, partial: bool, now: Instant) {
-        let mut failed: BTreeMap<RelPath, String> = outcome.failed.into_iter().collect();
-        for (path, why) in &self.walked.failed {
-            failed.entry(path.clone()).or_insert_with(|| why.clone());
-        }
-        let before: Vec<RelPath> = self.problems.list().map(|p| p.path.clone()).collect();
-        for path in before.into_iter().filter(|path| !failed.contains_key(path)) {
-            self.problems.gone(&path);
-            self.say(Report::Solved(path));
-        }
-        self.vanished(&outcome.vanished, now);
-        let nobody = partial && failed.is_empty();
-        for (path, why) in failed {
-            if !self.walked.failed.iter().any(|(known, _)| *known == path) {
-                self.failed(&path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), &why, now);
-            }
-        }
-        let nobody = nobody && outcome.vanished.is_empty();
-        if nobody {
-            let why = outcome.unnamed.unwrap_or_else(|| "rsync does not say why".to_owned());
-            self.failed(&RelPath::root(), Marks::default(), &why, now);
-        }
-        let unsure = nobody || (partial && outcome.more);
-        if unsure {
-            self.full_again(now);
-        }
-        let clean = !unsure && !outcome.not_deleted;
-        if clean {
-            self.doubts.reset();
-        }
-        if outcome.not_deleted && !unsure {
-            // What could not be read is known by the next walk, and protected by name.
-            self.full_again(now);
-        }
-        self.complete(now);
-    }
-
-    /// Everything was compared.
-    fn complete(&mut self, now: Instant) {
-        self.next_rescan = self.rules.rescan.map(|every| now + every);
-        let totals = self.totals;
-        if self.rules.once {
-            let exit = if self.problems.is_empty() { Exit::Done } else { Exit::Partial };
-            return self.finish(exit);
-        }
-        let report = if self.ready { Report::Rescanned(totals) } else { Report::Ready(totals) };
-        self.ready = true;
-        self.say(report);
-    }
-
-    fn paths_ended(&mut self, marked: &Marked, outcome: Outcome, partial: bool, now: Instant) {
-        let nobody = partial && outcome.failed.is_empty() && outcome.vanished.is_empty();
-        if nobody && marked.len() > 1 {
-            // Which of them it is, is found by trying halves.
-            let half = marked.len() / 2;
-            let (a, b) = marked.split_at(half);
-            self.suspects.extend([a.to_vec(), b.to_vec()]);
-            return;
-        }
-        if nobody && let Some((path, marks)) = marked.first() {
-            let why = outcome.unnamed.unwrap_or_else(|| "rsync does not say why".to_owned());
-            return self.failed(path, *marks, &why, now);
-        }
-        let failed: BTreeMap<RelPath, String> = outcome.failed.into_iter().collect();
-        if partial && outcome.more {
-            // Besides those that are named others failed: the rest goes once more.
-            let vanished: BTreeSet<&RelPath> = outcome.vanished.iter().collect();
-            let named = |path| failed.contains_key(path) || vanished.contains(path);
-            let rest: Marked = marked.iter().filter(|(path, _)| !named(path)).cloned().collect();
-            if rest.len() < marked.len() {
-                self.suspects.extend((!rest.is_empty()).then_some(rest));
-            } else if let [(path, marks)] = marked.as_slice() {
-                let why = outcome.unnamed.as_deref().unwrap_or("rsync does not say why");
-                self.failed(path, *marks, why, now);
-            } else {
-                let (a, b) = marked.split_at(marked.len() / 2);
-                self.suspects.extend([a.to_vec(), b.to_vec()]);
-            }
-        } else {
-            for (path, _) in marked {
-                self.solved_but(path, &failed);
-            }
-        }
-        self.vanished(&outcome.vanished, now);
-        let content = Marks::NAME.with(Marks::CONTENT);
-        for (path, why) in &failed {
-            // A directory that could not be made takes what is in it along, as it was asked for.
-            let at = marked.binary_search_by(|(known, _)| known.cmp(path));
-            let marks = at.map_or(content, |at| content.with(marked[at].1));
-            self.failed(path, marks.with(Marks::TREE), why, now);
-        }
-        if outcome.not_deleted {
-            for (path, marks) in marked.iter().filter(|(_, marks)| marks.has(Marks::TREE)) {
-                let when = now + self.doubts.next();
-                self.collate.mark_at(path, *marks, now, when);
-            }
-        }
-    }
-
-    /// What went while rsync read it may have come back since.
-    fn vanished(&mut self, paths: &[RelPath], now: Instant) {
-        for path in paths.iter().filter(|path| !path.is_root()) {
-            self.collate.mark(path, Marks::NAME.with(Marks::CONTENT).with(Marks::TREE), now);
-        }
-    }
-
-    /// A path failed; it is tried again, and people hear of it once.
-    fn failed(&mut self, path: &RelPath, marks: Marks, why: &str, now: Instant) {
-        let retry = self.problems.failed(path, What::Itself, why, now);
-        if let Some(problem) = retry.tell {
-            self.say(Report::Problem(problem));
-        }
-        // The root stands for all: that is compared as a whole, and not as one path.
-        if let Some(at) = retry.at
-            && !path.is_root()
-        {
-            self.collate.mark_at(path, marks, now, at);
-        }
-    }
-
-    /// This was brought over, and what is beneath it.
-    fn solved_under(&mut self, path: &RelPath) {
-        self.solved_but(path, &BTreeMap::new());
-    }
-
-    fn solved_but(&mut self, path: &RelPath, failed: &BTreeMap<RelPath, String>) {
-        if !self.problems.under(path) {
-            return;
-        }
-        let solved: Vec<RelPath> = self
-            .problems
-            .list()
-            .map(|problem| &problem.path)
-            .filter(|known| known.is_at_or_under(path) && !failed.contains_key(*known))
-            .cloned()
-            .collect();
-        for path in solved {
-            self.problems.gone(&path);
-            self.say(Report::Solved(path));
-        }
     }
 
     fn root_lost(&mut self, trouble: RootTrouble, now: Instant) {

@@ -1,7 +1,10 @@
 //! The loop of one mirror: waits in one place, names what came, and performs what
 //! [`Mirror::handle`] decides. It decides nothing itself but when to connect again.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod names;
+mod steering;
+
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,12 +18,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connect::{Connected, Greeting, back_off, connect};
-use super::pending::{Asked, Pending};
+use super::steer::{Flushed, Steer, Steered};
 use super::{Effect, Event, Mirror, Report, Rules, Totals, Unasked};
 use crate::carrier::agent::{AgentCarrier, CarrierOptions};
 use crate::carrier::{Carried, Carrier};
 use crate::collate::Batch;
-use crate::config::mapping::{OwnerMap, To};
 use crate::config::{MirrorConfig, Verify};
 use crate::error::{Error, Exit, Result};
 use crate::link::Remote;
@@ -57,8 +59,8 @@ pub struct Running {
     pub stop: watch::Receiver<bool>,
     /// Where it tells whether its first connect succeeded.
     pub starts: Arc<Starts>,
-    /// Who wants to know what it has still to do, if anybody may.
-    pub asked: Option<Asked>,
+    /// Who may ask things of it, if anybody may.
+    pub steered: Option<Steered>,
     /// There is another way to mirror to it: a host that takes no agent ends this one.
     pub has_other_way: bool,
     /// What fails in an agent of this process, for tests.
@@ -156,7 +158,15 @@ struct Loop {
     /// It does not.
     refused: Option<Error>,
     began: Instant,
+    /// What went over this link when it was last asked.
     traffic: (u64, u64),
+    /// The same of all links so far.
+    traffic_of_all: (u64, u64),
+    reconnects: u64,
+    /// Why there is no link.
+    down_for: Option<String>,
+    /// Who waits for a flush, by its number.
+    flushes: HashMap<u64, oneshot::Sender<Flushed>>,
     finish: Option<Exit>,
     name: Arc<str>,
 }
@@ -168,7 +178,7 @@ enum Came {
     Carried(Carried),
     Connected(Result<Box<Connected>>),
     Connect,
-    Asked(oneshot::Sender<Pending>),
+    Steer(Steer),
     Progress,
     Stop,
 }
@@ -224,6 +234,10 @@ pub async fn run(running: Running) -> Result<Exit> {
         refused: None,
         began: Instant::now(),
         traffic: (0, 0),
+        traffic_of_all: (0, 0),
+        reconnects: 0,
+        down_for: None,
+        flushes: HashMap::new(),
         finish: None,
         name,
         running,
@@ -303,6 +317,7 @@ impl Loop {
         tokio::select! {
             biased;
             _ = stopped(&mut self.running.stop) => Came::Stop,
+            Some(steer) = steered(&mut self.running.steered) => Came::Steer(steer),
             Some(carried) = recv(said) => Came::Carried(carried),
             Some(events) = events(&mut self.running.events) => Came::Event(Event::Watched(events)),
             Some(looker) = self.looked.recv() => match looker {
@@ -313,7 +328,6 @@ impl Loop {
             connected = joined(connecting) => Came::Connected(connected.map(Box::new)),
             () = until(link_at) => Came::Connect,
             () = until(tick) => Came::Event(Event::Tick),
-            Some(reply) = asked(&mut self.running.asked) => Came::Asked(reply),
             _ = progress.tick(), if walking => Came::Progress,
         }
     }
@@ -372,8 +386,7 @@ impl Loop {
                 }
                 self.down(&error);
             }
-            // Who does not wait any more has no use for the answer.
-            Came::Asked(reply) => drop(reply.send(self.mirror.pending())),
+            Came::Steer(steer) => self.steer(steer),
             Came::Progress => self.progress(),
             Came::Stop => {
                 self.say_goodbye().await;
@@ -404,9 +417,12 @@ impl Loop {
         let carrier = AgentCarrier::start(connected.greeted, source, options, events);
         self.link = Link::Up { carrier, said, told: false, _remote: connected.remote };
         self.up_since = Some(Instant::now());
+        self.traffic = (0, 0);
+        self.down_for = None;
         self.asking = Unasked::default();
         self.names_tried = false;
         if self.connected_once {
+            self.reconnects += 1;
             self.count(Counter::Reconnects, 1);
             self.notice(|mirror| Notice::Reconnected { mirror });
         } else {
@@ -434,6 +450,7 @@ impl Loop {
         self.tries += 1;
         self.link = Link::Down(Instant::now() + retry_in);
         let cause = error.to_string();
+        self.down_for = Some(cause.clone());
         self.notice(|mirror| Notice::Lost { mirror, cause, retry_in });
     }
 
@@ -526,6 +543,12 @@ impl Loop {
                     carrier.commit(staged, id, path);
                 }
             }
+            Effect::Flushed { token, end } => {
+                if let Some(answer) = self.flushes.remove(&token) {
+                    // Who does not wait any more has no use for it.
+                    let _ = answer.send(end);
+                }
+            }
             Effect::Say(report) => self.say(report),
             Effect::Finish(exit) => self.finish = Some(exit),
         }
@@ -542,69 +565,6 @@ impl Loop {
         });
         self.walk = Some((walk, found));
         self.count(Counter::Walks, 1);
-    }
-
-    /// Names of the source's owners were looked up, and who becomes somebody else is known: the
-    /// target is asked for its numbers. Those without a name keep theirs.
-    fn names(&mut self, names: &OwnerNames) {
-        let config = &self.running.config;
-        let mapping = Arc::clone(&config.mapping);
-        let numeric = config.attributes.numeric_ids;
-        let sort = |ids: &BTreeSet<u32>, named: &BTreeMap<u32, String>, map: &OwnerMap| {
-            let (mut ask, mut known) = (BTreeMap::new(), Vec::new());
-            for &id in ids {
-                let name = named.get(&id).filter(|_| !numeric).map_or("", String::as_str);
-                match map.find(id, name) {
-                    Some(To::Id(to)) => known.push((id, *to)),
-                    Some(To::Name(to)) => drop(ask.insert(id, to.clone())),
-                    None if id == 0 || name.is_empty() => known.push((id, id)),
-                    None => drop(ask.insert(id, name.to_owned())),
-                }
-            }
-            (ask, known)
-        };
-        let (mut users, known_users) = sort(&self.asking.users, &names.users, &mapping.users);
-        let (mut groups, known_groups) = sort(&self.asking.groups, &names.groups, &mapping.groups);
-        for (id, _) in &known_users {
-            self.asking.users.remove(id);
-        }
-        for (id, _) in &known_groups {
-            self.asking.groups.remove(id);
-        }
-        if users.is_empty() && groups.is_empty() {
-            return self.handle(Event::NameIds { users: known_users, groups: known_groups });
-        }
-        // Somebody whom nobody knows keeps the number that was asked about: of whom a map names that
-        // must be told from having that very number.
-        if !self.names_tried {
-            self.names_tried = true;
-            users.extend((0..).map(|at| u32::MAX - at).zip(mapping.users.names()));
-            groups.extend((0..).map(|at| u32::MAX - at).zip(mapping.groups.names()));
-        }
-        // All of them are told together: until then nothing is compared.
-        self.known = (known_users, known_groups);
-        if let Link::Up { carrier, .. } = &mut self.link {
-            carrier.ask_names(&OwnerNames { users, groups });
-        }
-    }
-
-    /// Nobody on the target has a name that a map gives: files would go to somebody else.
-    fn unknown_name(
-        &self,
-        told: &[(u32, u32)],
-        map: &OwnerMap,
-        what: &str,
-        option: &str,
-    ) -> Result<()> {
-        let tried = (0..).map(|at| u32::MAX - at).zip(map.names());
-        for (number, name) in tried {
-            if told.contains(&(number, number)) {
-                let target = &self.running.config.target;
-                return Err(Error::failed(format!("{target} knows no {what} {name}"))
-                    .hint(format!("{option} gives files to names of the target, or to numbers")));
-            }
-        }
-        Ok(())
     }
 
     fn event(&mut self, carried: Carried) -> Event {
@@ -690,7 +650,8 @@ impl Loop {
                     .then(|| "nothing is deleted; it goes on by itself when it is back".to_owned());
                 self.notice(|mirror| Notice::Halted { mirror, reason, hint });
             }
-            Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
+            Report::Back | Report::Resumed => self.notice(|mirror| Notice::Resumed { mirror }),
+            Report::Paused => self.notice(|mirror| Notice::Paused { mirror }),
             Report::Differs(difference) => {
                 self.notice(|mirror| Notice::Differs { mirror, difference });
             }
@@ -726,20 +687,28 @@ impl Loop {
             let (sent, received) = carrier.traffic();
             let (sent_before, received_before) =
                 std::mem::replace(&mut self.traffic, (sent, received));
-            self.count(Counter::LinkOut, sent.saturating_sub(sent_before));
-            self.count(Counter::LinkIn, received.saturating_sub(received_before));
+            let (sent, received) =
+                (sent.saturating_sub(sent_before), received.saturating_sub(received_before));
+            self.traffic_of_all.0 += sent;
+            self.traffic_of_all.1 += received;
+            self.count(Counter::LinkOut, sent);
+            self.count(Counter::LinkIn, received);
+        }
+    }
+
+    fn walked(&self) -> metrics::Progress {
+        let counts = self.mirror.walked_so_far();
+        metrics::Progress {
+            directories: counts.dirs,
+            files: counts.files,
+            sent: self.traffic.0,
+            to_send: self.mirror.to_send(),
         }
     }
 
     fn progress(&mut self) {
         self.measure();
-        let counts = self.mirror.walked_so_far();
-        let progress = metrics::Progress {
-            directories: counts.dirs,
-            files: counts.files,
-            sent: self.traffic.0,
-            to_send: self.mirror.to_send(),
-        };
+        let progress = self.walked();
         self.notice(|mirror| Notice::Progress { mirror, progress });
     }
 
@@ -816,10 +785,10 @@ pub(super) async fn events(
     }
 }
 
-/// The next who wants to know.
-pub(super) async fn asked(asked: &mut Option<Asked>) -> Option<oneshot::Sender<Pending>> {
-    match asked {
-        Some(asked) => asked.recv().await,
+/// What is asked next.
+pub(super) async fn steered(steered: &mut Option<Steered>) -> Option<Steer> {
+    match steered {
+        Some(steered) => steered.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -6,6 +6,7 @@
 
 mod changes;
 mod drift;
+mod flush;
 mod guards;
 mod histories;
 mod moved;

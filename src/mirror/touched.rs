@@ -34,7 +34,7 @@ impl Touched {
                 self.touch(to, *dir);
             }
             WatchEvent::Unsure(path) => self.touch(path, true),
-            WatchEvent::Overflow | WatchEvent::RootGone => {}
+            WatchEvent::Overflow | WatchEvent::RootGone | WatchEvent::Barrier(_) => {}
         }
         let full = self.0.len() > MAX;
         if full {

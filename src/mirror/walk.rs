@@ -14,11 +14,11 @@ use lsync_protocol::path::RelPath;
 
 use super::compare::Contents;
 use super::linking::Follower;
-use super::live::GRACE;
+use super::live::{GRACE, GUARDED};
 use super::pairing::{Pairing, Wait};
 use super::problems::What;
 use super::touched::Touched;
-use super::{Cause, Effect, Mirror, Report, RootTrouble, SourceDir, Totals};
+use super::{Cause, Due, Effect, Mirror, Report, RootTrouble, SourceDir, Totals};
 use crate::collate::Marks;
 use crate::config::Verify;
 use crate::error::Exit;
@@ -72,6 +72,8 @@ pub(super) struct Walk {
     id: u64,
     starts: Vec<RelPath>,
     whole: bool,
+    /// When the first of what it is for was heard of.
+    since: Option<Instant>,
     phase: Phase,
     pending: VecDeque<Pending>,
     read_all: bool,
@@ -119,8 +121,9 @@ impl Walk {
         &self.starts
     }
 
-    pub(super) fn whole(&self) -> bool {
-        self.whole
+    /// What it is for, should it have to be done again.
+    pub(super) fn due(&self) -> Due {
+        Due { whole: self.whole, since: self.since }
     }
 
     /// What it has counted so far.
@@ -187,41 +190,19 @@ impl Mirror {
         if self.walk.is_some() || self.walks_due.is_empty() || self.walks_are_held() {
             return;
         }
-        let root = RelPath::root();
         let root_may = self.walk_not_before.is_none_or(|when| when <= now);
-        let (starts, whole) = if root_may && self.walks_due.get(&root) == Some(&false) {
-            // All that is due without further conditions is beneath the root.
-            self.walks_due.retain(|_, whole| *whole);
+        let Some((starts, due)) = self.walks_due.take(root_may) else { return };
+        if starts.iter().any(RelPath::is_root) {
             self.next_rescan = None;
-            (vec![root], false)
-        } else {
-            let Some(whole) = self
-                .walks_due
-                .iter()
-                .find(|(path, _)| root_may || !path.is_root())
-                .map(|(_, w)| *w)
-            else {
-                return;
-            };
-            let mut starts: Vec<RelPath> = Vec::new();
-            for (path, w) in &self.walks_due {
-                let covered = starts.last().is_some_and(|last| path.is_at_or_under(last));
-                if *w == whole && (root_may || !path.is_root()) && !covered {
-                    starts.push(path.clone());
-                }
-            }
-            self.walks_due.retain(|path, w| {
-                *w != whole || !starts.iter().any(|start| path.is_at_or_under(start))
-            });
-            (starts, whole)
-        };
+        }
         let id = self.next_walk;
         self.next_walk += 1;
         self.out.push(Effect::Walk { walk: id, starts: starts.clone() });
         self.walk = Some(Walk {
             id,
             starts,
-            whole,
+            whole: due.whole,
+            since: due.since,
             phase: Phase::Comparing,
             pending: VecDeque::new(),
             read_all: false,
@@ -623,11 +604,11 @@ impl Mirror {
             return true;
         }
         let only_told = self.rules.verify == Verify::Tell;
-        let empties = walk.root_names == Some(0) && !self.rules.allow_empty && !only_told;
+        let may = self.rules.allow_empty || self.confirmed.is_some();
+        let empties = walk.root_names == Some(0) && !may && !only_told;
         if empties && walk.extra.iter().any(|(path, _)| path.depth() == 1) {
             let reason = "the source is empty and the target is not".to_owned();
-            let hint = "nothing was deleted; if this is meant, start with --allow-empty".to_owned();
-            self.refuse_deletes(reason, hint);
+            self.refuse_deletes(reason, "--allow-empty");
             return !self.finished;
         }
         if self.halted.is_some() {
@@ -743,9 +724,10 @@ impl Mirror {
             if self.halted.is_some() {
                 removes.clear();
             }
-        } else if let Err(reason) = self.guard.allow(removes.len() as u64, now) {
-            let hint = "nothing was deleted; raise --max-delete if this is meant".to_owned();
-            return self.refuse_deletes(reason, hint);
+        } else if self.confirmed.is_none()
+            && let Err(reason) = self.guard.allow(removes.len() as u64, now)
+        {
+            return self.refuse_deletes(reason, "a larger --max-delete");
         }
         let mut dirs = BTreeSet::new();
         let mut removed = BTreeSet::new();
@@ -785,15 +767,16 @@ impl Mirror {
     }
 
     /// A guard refuses what a walk would delete. At a start that is the end; live, deletes stop.
-    fn refuse_deletes(&mut self, reason: String, hint: String) {
+    fn refuse_deletes(&mut self, reason: String, flag: &str) {
         if let Some(walk) = &mut self.walk {
             walk.phase = Phase::Ending;
             walk.extra.clear();
             walk.beneath.clear();
         }
         if self.ready {
-            self.halt(reason, hint);
+            self.halt(reason, GUARDED.to_owned());
         } else {
+            let hint = format!("nothing was deleted; if this is meant, start with {flag}");
             self.say(Report::Halted { reason, hint });
             self.finish(Exit::Stopped);
         }
@@ -810,6 +793,9 @@ impl Mirror {
         let (ops, deleted) = (self.totals.ops, self.totals.deleted);
         self.totals = Totals { ops, deleted, ..walk.counts };
         self.guard.counted(walk.counts.files + walk.counts.dirs);
+        if self.confirmed.is_some_and(|first| walk.id() >= first) {
+            self.confirmed = None;
+        }
         self.next_rescan = self.rules.rescan.map(|every| now + every);
         self.walk_not_before = Some(now + (now - walk.began).min(PAUSE_MAX));
         let totals = self.totals;

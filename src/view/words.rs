@@ -139,6 +139,9 @@ impl Words {
                 let what = safe(what);
                 with_hint(format!("{prefix}{what}"), hint.as_deref())
             }
+            Notice::Paused { .. } if loud => {
+                line(format!("paused: {name}; lsyncd resume has it go on"))
+            }
             Notice::Resumed { .. } if loud => line(format!("going on: {name}")),
             Notice::Step { step, .. } if style.dry_run => {
                 vec![Line::Out(format!("{prefix}{}", step_text(step)))]
@@ -151,6 +154,7 @@ impl Words {
             | Notice::Rsync { .. }
             | Notice::Progress { .. }
             | Notice::Warning { .. }
+            | Notice::Paused { .. }
             | Notice::Resumed { .. }
             | Notice::Step { .. }
             | Notice::Verified { .. }

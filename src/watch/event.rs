@@ -41,6 +41,9 @@ pub enum WatchEvent {
     Unsure(RelPath),
     /// Events were lost: anything may differ.
     Overflow,
+    /// Everything that happened before this was asked for has been told before it
+    /// ([`Watcher::barrier`](super::Watcher::barrier)).
+    Barrier(u64),
     /// The root itself was deleted, moved away or unmounted.
     RootGone,
 }

@@ -81,6 +81,8 @@ struct State {
     unwatched: Unwatched,
     /// The bytes read from the queue, ever.
     read: u64,
+    /// What is to be told when so many bytes are read.
+    barriers: Vec<(u64, u64)>,
 }
 
 impl Inotify {
@@ -111,6 +113,7 @@ impl Inotify {
                 pairs: Pairs::default(),
                 unwatched: Unwatched::new(root, limits.poll),
                 read: 0,
+                barriers: Vec::new(),
             }),
         });
         let thread = std::thread::Builder::new()
@@ -137,6 +140,17 @@ impl Watcher for Inotify {
         tree.leave(dir, &mut pairs.dead);
         unwatched.remove(dir);
         self.shared.take_back(&mut pairs.dead);
+    }
+
+    /// The kernel queues an event before the call that causes it returns: everything of before is
+    /// among the bytes that are in the queue now.
+    fn barrier(&self, token: u64) {
+        let mut state = self.shared.lock();
+        let queued = rustix::io::ioctl_fionread(&self.shared.queue).unwrap_or(0);
+        let at = state.read + queued;
+        state.barriers.push((at, token));
+        drop(state);
+        self.shared.wake();
     }
 
     fn status(&self) -> WatchStatus {
@@ -179,7 +193,7 @@ impl Shared {
         let mask = if dir.is_root() { EVERY | OF_ROOT } else { EVERY };
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let mut state = self.lock();
-        let State { tree, pairs, unwatched, read } = &mut *state;
+        let State { tree, pairs, unwatched, read, .. } = &mut *state;
         let queued = rustix::io::ioctl_fionread(&self.queue).unwrap_or(0);
         let most = self.limits.watches.is_some_and(|most| tree.watched() as u64 >= most);
         let answer =
@@ -248,7 +262,7 @@ impl Shared {
                 continue;
             }
             half_until = None;
-            let State { tree, pairs, unwatched, .. } = &mut *state;
+            let State { tree, pairs, unwatched, barriers, read, .. } = &mut *state;
             let mut events = pairs.take(tree);
             self.take_back(&mut pairs.dead);
             for event in &events {
@@ -260,8 +274,15 @@ impl Shared {
                 // Its timer is never off again.
                 let _ = unwatched.add(&RelPath::root());
             }
+            // A queue that cannot be read stands for nothing: all of it is looked at.
+            let heard = |(at, _): &mut (u64, u64)| deaf || *at <= *read;
+            let barriers: Vec<(u64, u64)> = barriers.extract_if(.., heard).collect();
+            if !barriers.is_empty() {
+                unwatched.hurry(now);
+            }
             let unsure = unwatched.turn(now, tree.watched() as u64);
             events.extend(unsure.into_iter().map(WatchEvent::Unsure));
+            events.extend(barriers.into_iter().map(|(_, token)| WatchEvent::Barrier(token)));
             drop(state);
             if !events.is_empty() {
                 sink(events);

@@ -66,6 +66,7 @@ struct State {
     dirs: Dirs,
     unwatched: Unwatched,
     overflows: u64,
+    barriers: Vec<u64>,
 }
 
 impl Shared {
@@ -89,6 +90,7 @@ impl Notify {
                 dirs: Dirs::default(),
                 unwatched: Unwatched::new(root, limits.poll),
                 overflows: 0,
+                barriers: Vec::new(),
             }),
         });
         let (wake, said) = sync_channel(QUEUE);
@@ -176,6 +178,15 @@ impl Watcher for Notify {
         }
     }
 
+    /// What the crate has read and not told yet is not known: the whole tree is looked at.
+    fn barrier(&self, token: u64) {
+        self.shared.lock().barriers.push(token);
+        if let Some(wake) = &self.wake {
+            // A full queue wakes as well.
+            let _ = wake.try_send(Said::Wake);
+        }
+    }
+
     fn status(&self) -> WatchStatus {
         let state = self.shared.lock();
         WatchStatus {
@@ -256,6 +267,11 @@ impl Shared {
             let watched = state.dirs.len();
             let unsure = state.unwatched.turn(now, watched);
             events.extend(unsure.into_iter().map(WatchEvent::Unsure));
+            let barriers = std::mem::take(&mut state.barriers);
+            if !barriers.is_empty() {
+                events.push(WatchEvent::Unsure(RelPath::root()));
+            }
+            events.extend(barriers.into_iter().map(WatchEvent::Barrier));
             drop(state);
             if !events.is_empty() {
                 sink(events);

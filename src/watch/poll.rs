@@ -12,8 +12,8 @@ use crate::error::Error;
 
 /// Watches nothing, and says so every [`WatchLimits::poll`].
 pub struct Poll {
-    /// Dropping it ends the thread.
-    alive: Option<Sender<()>>,
+    /// Takes the numbers of barriers; dropping it ends the thread.
+    alive: Option<Sender<u64>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -23,12 +23,18 @@ impl Poll {
     /// # Errors
     /// No thread can be had.
     pub fn open(root: &Path, limits: WatchLimits, mut sink: EventSink) -> Result<Poll, Error> {
-        let (alive, ended) = channel::<()>();
+        let (alive, ended) = channel::<u64>();
         let thread = std::thread::Builder::new()
             .name("poll".to_owned())
             .spawn(move || {
-                while ended.recv_timeout(limits.poll) == Err(RecvTimeoutError::Timeout) {
-                    sink(vec![WatchEvent::Unsure(RelPath::root())]);
+                loop {
+                    let mut events = vec![WatchEvent::Unsure(RelPath::root())];
+                    match ended.recv_timeout(limits.poll) {
+                        Ok(token) => events.push(WatchEvent::Barrier(token)),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                    sink(events);
                 }
             })
             .map_err(|cause| {
@@ -42,6 +48,13 @@ impl Poll {
 impl Watcher for Poll {
     fn enter(&self, _dir: &RelPath, _fd: BorrowedFd<'_>) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn barrier(&self, token: u64) {
+        if let Some(alive) = &self.alive {
+            // The thread lives as long as this does.
+            let _ = alive.send(token);
+        }
     }
 
     fn status(&self) -> WatchStatus {

@@ -84,6 +84,11 @@ impl Unwatched {
         }
     }
 
+    /// Somebody wants to know now: the next round begins.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.round = self.round.map(|round| round.min(now));
+    }
+
     /// Does what is due: says, once, that watches are lacking, and begins the next round. `watched`
     /// is the number of directories that are watched.
     pub(super) fn turn(&mut self, now: Instant, watched: u64) -> Vec<RelPath> {

@@ -79,9 +79,9 @@ fn errors_are_a_line_and_a_hint_on_standard_error() {
             "lsyncd: --copy-links is not there yet\nhint: symbolic links are mirrored as they are\n",
         ),
         (
-            &["status", "src"],
+            &["monitor", "src"],
             2,
-            "lsyncd: lsyncd status is not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
+            "lsyncd: lsyncd monitor is not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
         ),
         (
             &["-rsyncssh", "no", "h", "d"],

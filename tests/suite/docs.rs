@@ -199,6 +199,9 @@ fn every_option_that_is_named_exists() {
         help(&["agent", "install", "--help"]),
         help(&["agent", "check", "--help"]),
         help(&["agent", "authorize", "--help"]),
+        help(&["status", "--help"]),
+        help(&["flush", "--help"]),
+        help(&["resume", "--help"]),
     ] {
         known.extend(options(&text));
     }

@@ -19,11 +19,12 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Imports within one layer, each with its reason. Nobody imports back, so there is no circle.
-const SIDEWAYS: [(&str, &str, &str); 5] = [
+const SIDEWAYS: [(&str, &str, &str); 6] = [
     ("metrics", "error", "a notice carries the problem that it tells of"),
     ("plan", "collate", "a plan is made of what collate calls a step and a mark"),
     ("reconcile", "plan", "both producers of changes speak the operations that plan defines"),
     ("cli/legacy", "config", "old words mean the same values as ours"),
+    ("daemon", "control", "a process that runs mirrors answers for them"),
     ("carrier", "source", "content is read when an operation is built, not when it is planned"),
 ];
 

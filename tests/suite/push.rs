@@ -25,6 +25,8 @@ use super::world::{HOST, PATIENCE, World, wait_until};
 mod bad;
 #[path = "push/compress.rs"]
 mod compress;
+#[path = "push/control.rs"]
+mod control;
 #[path = "push/delta.rs"]
 mod delta;
 #[path = "push/filesystems.rs"]
@@ -138,6 +140,15 @@ impl Stage {
         self.target().join(name)
     }
 
+    /// Where the control sockets of this stage's user stand.
+    pub fn control(&self) -> PathBuf {
+        let runtime = match &self.world {
+            Some(world) => world.path("run"),
+            None => self.path("home"),
+        };
+        runtime.join("lsyncd")
+    }
+
     /// A directory as the command line names it on this stage's way.
     pub fn on_the_way(&self, dir: &Path) -> String {
         match self.way {
@@ -235,6 +246,7 @@ pub fn program(home: &Path) -> Command {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home)
         .env("XDG_CACHE_HOME", home.join(".cache"))
+        .env("XDG_RUNTIME_DIR", home)
         .current_dir(home)
         .stdin(Stdio::null())
         .process_group(0);

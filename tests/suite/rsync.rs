@@ -148,7 +148,7 @@ impl Mirror {
                     stop: stopped,
                     starts: Arc::new(Starts::new(1)),
                     tunnel: None,
-                    asked: None,
+                    steered: None,
                     limit: None,
                     patient: false,
                 };

@@ -104,7 +104,7 @@ impl Going {
             metrics: metrics.clone(),
             stop: stopped,
             starts: Arc::new(Starts::insisting(1)),
-            asked: None,
+            steered: None,
             has_other_way: false,
             faults,
         };

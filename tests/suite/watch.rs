@@ -246,7 +246,7 @@ impl Tree {
                 | WatchEvent::Appeared { path: p, .. }
                 | WatchEvent::Gone { path: p, .. } => is(p),
                 WatchEvent::Renamed { from, to, .. } => is(from) || is(to),
-                WatchEvent::Overflow | WatchEvent::RootGone => true,
+                WatchEvent::Overflow | WatchEvent::RootGone | WatchEvent::Barrier(_) => true,
             })
             .cloned()
             .collect()

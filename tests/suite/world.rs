@@ -78,7 +78,7 @@ impl World {
         let port = free_port();
         let cache = cache.unwrap_or_else(|| dir.path().join("remote/.cache"));
         let mut world = World { dir, port, sshd: None, extra: extra.to_owned(), cache };
-        for sub in ["home/.ssh", "remote", "etc"] {
+        for sub in ["home/.ssh", "remote", "etc", "run"] {
             std::fs::create_dir_all(world.path(sub)).unwrap();
         }
         std::fs::set_permissions(world.path("home/.ssh"), PermissionsExt::from_mode(0o700))

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lsync_agent::fault::OnDemand;
 use lsync_protocol::path::{Escaped, RelPath};
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::late::LateSource;
@@ -22,9 +22,9 @@ use crate::daemon::statusfile::StatusFile;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
 use crate::mirror::connect;
-use crate::mirror::pending::Pending;
 use crate::mirror::rsync::run::{RsyncRunning, run as run_rsync};
 use crate::mirror::run::{self, Running, Starts};
+use crate::mirror::steer::Steer;
 use crate::source::Scope;
 use crate::watch::WatchEvent;
 
@@ -60,7 +60,7 @@ struct Spare {
     config: Box<RsyncMirror>,
     source: Arc<LateSource>,
     /// By which the status file asks the agent's mirror, and then this one.
-    ask: Arc<Mutex<mpsc::Sender<oneshot::Sender<Pending>>>>,
+    ask: Arc<Mutex<mpsc::Sender<Steer>>>,
 }
 
 impl Round {
@@ -205,7 +205,7 @@ impl Round {
         let watch = live.then_some(config.watch);
         let source = LateSource::new(name, &config.source, scope, watch, config.rescan);
         let source = source.begin(self.patient, &*self.told)?;
-        let (ask, asked) = mpsc::channel(1);
+        let (ask, steered) = mpsc::channel(1);
         let ask = Arc::new(Mutex::new(ask));
         let (once, key, has_other_way) = (self.once, connect::random()?, spare.is_some());
         let (metrics, starts) = (self.metrics(), Arc::clone(&self.starts));
@@ -226,7 +226,7 @@ impl Round {
                 metrics,
                 stop,
                 starts,
-                asked: Some(asked),
+                steered: Some(steered),
                 has_other_way,
                 faults: OnDemand::default(),
             };
@@ -246,8 +246,8 @@ impl Round {
         config: RsyncMirror,
         source: &Arc<LateSource>,
         tunnel: Option<Arc<Tunnel>>,
-    ) -> mpsc::Sender<oneshot::Sender<Pending>> {
-        let (ask, asked) = mpsc::channel(1);
+    ) -> mpsc::Sender<Steer> {
+        let (ask, steered) = mpsc::channel(1);
         let (once, metrics, limit) = (self.once, self.metrics(), self.limit.clone());
         let (starts, late) = (Arc::clone(&self.starts), Arc::clone(source));
         let (mut stop, name) = (self.stop.subscribe(), name.to_owned());
@@ -263,7 +263,7 @@ impl Round {
                 stop,
                 starts,
                 tunnel,
-                asked: Some(asked),
+                steered: Some(steered),
                 limit,
                 patient: true,
             };

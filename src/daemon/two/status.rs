@@ -15,6 +15,7 @@ use crate::daemon::statusfile::{
 };
 use crate::metrics::Step;
 use crate::mirror::pending::{Pending, PendingLine};
+use crate::mirror::steer::Steer;
 
 /// How often it is looked whether there is something to write, at most.
 const LOOK: Duration = Duration::from_millis(200);
@@ -29,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Whoever knows what a sync has to do.
 pub(super) enum Knows {
     /// A mirror, by this queue; another one's when another carries it.
-    Mirror(Arc<Mutex<mpsc::Sender<oneshot::Sender<Pending>>>>),
+    Mirror(Arc<Mutex<mpsc::Sender<Steer>>>),
     /// The interpreter, by the sync's number.
     Scripts(usize),
 }
@@ -129,10 +130,10 @@ impl Board {
 }
 
 /// What a mirror has to do; nothing, if it has ended or is too busy to say.
-async fn ask(mirror: &mpsc::Sender<oneshot::Sender<Pending>>) -> Option<Pending> {
+async fn ask(mirror: &mpsc::Sender<Steer>) -> Option<Pending> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
-        mirror.send(reply).await.ok()?;
+        mirror.send(Steer::Pending(reply)).await.ok()?;
         answer.await.ok()
     };
     tokio::time::timeout(ANSWER, asked).await.ok().flatten()

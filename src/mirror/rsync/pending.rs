@@ -7,6 +7,21 @@ use crate::metrics::Step;
 use crate::mirror::pending::{MOST, Pending, PendingLine, marked, waiting};
 
 impl State {
+    /// How many paths are dirty or on their way.
+    #[must_use]
+    pub fn pending_count(&self) -> u64 {
+        let flying: usize = self
+            .flights
+            .values()
+            .map(|flight| match flight {
+                Flight::Count | Flight::Full => 1,
+                Flight::Paths(paths) => paths.len(),
+            })
+            .sum();
+        let looked_at = self.looking.as_ref().map_or(0, Vec::len);
+        (flying + looked_at + self.collate.len()) as u64
+    }
+
     /// What is still to be done.
     #[must_use]
     pub fn pending(&self) -> Pending {
@@ -23,11 +38,10 @@ impl State {
         }
         let looked_at = self.looking.iter().flatten();
         let queued = looked_at.map(|(path, marks)| (false, marked(path, *marks)));
-        let count = flying.len() + self.looking.as_ref().map_or(0, Vec::len) + self.collate.len();
         let lines = flying.into_iter().map(|step| (true, step)).chain(queued);
         let lines = lines.chain(waiting(&self.collate)).take(MOST);
         Pending {
-            count: count as u64,
+            count: self.pending_count(),
             ready: self.ready,
             lines: lines.map(|(active, what)| PendingLine { active, what }).collect(),
         }

@@ -1,6 +1,7 @@
 //! The loop of a mirror that rsync carries: waits in one place, names what came, and performs what
 //! [`State::handle`] decides.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,8 +18,9 @@ use crate::config::rsync::RsyncMirror;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{self, Counter, Metrics, Notice, Progress};
 use crate::mirror::connect::random;
-use crate::mirror::pending::{Asked, Pending};
-use crate::mirror::run::{Starts, asked, events, jittered, stopped, until};
+use crate::mirror::flush::PROBLEMS_MAX;
+use crate::mirror::run::{Starts, events, jittered, steered, stopped, until};
+use crate::mirror::steer::{Flushed, Resumed, Stand, Standing, Steer, Steered};
 use crate::mirror::{Report, RootTrouble};
 use crate::source::{Events, Source};
 
@@ -47,8 +49,8 @@ pub struct RsyncRunning {
     pub starts: Arc<Starts>,
     /// Through which its target is reached; the target's `^localport` is filled in.
     pub tunnel: Option<Arc<Tunnel>>,
-    /// Who wants to know what it has still to do, if anybody may.
-    pub asked: Option<Asked>,
+    /// Who may ask things of it, if anybody may.
+    pub steered: Option<Steered>,
     /// How many rsyncs may run at a time, of all mirrors together: they take turns.
     pub limit: Option<Arc<Semaphore>>,
     /// An rsync that runs when the mirror has to end is waited for, however long it takes.
@@ -77,6 +79,11 @@ struct Loop {
     /// It was told whether the first run succeeded.
     told: bool,
     lost: bool,
+    /// Why the target cannot be had.
+    lost_for: Option<String>,
+    reconnects: u64,
+    /// Who waits for a flush, by its number.
+    flushes: HashMap<u64, oneshot::Sender<Flushed>>,
     ready: bool,
     ended: Option<Result<Exit>>,
     name: Arc<str>,
@@ -86,7 +93,7 @@ struct Loop {
 enum Came {
     Event(Event),
     Ended(u64, Result<Outcome, RootTrouble>),
-    Asked(oneshot::Sender<Pending>),
+    Steer(Steer),
     Progress,
     Stop,
 }
@@ -120,6 +127,9 @@ pub async fn run(running: RsyncRunning) -> Result<Exit> {
         began: Instant::now(),
         told: false,
         lost: false,
+        lost_for: None,
+        reconnects: 0,
+        flushes: HashMap::new(),
         ready: false,
         ended: None,
         name,
@@ -149,6 +159,7 @@ impl Loop {
             let came = tokio::select! {
                 biased;
                 () = stopped(&mut self.running.stop) => Came::Stop,
+                Some(steer) = steered(&mut self.running.steered) => Came::Steer(steer),
                 Some(events) = events(&mut self.running.events) => {
                     self.count(Counter::Events, events.len() as u64);
                     Came::Event(Event::Watched(events))
@@ -163,14 +174,12 @@ impl Loop {
                     }
                 },
                 () = until(tick) => Came::Event(Event::Tick),
-                Some(reply) = asked(&mut self.running.asked) => Came::Asked(reply),
                 _ = progress.tick(), if !self.ready => Came::Progress,
             };
             match came {
                 Came::Event(event) => self.handle(event).await,
                 Came::Ended(run, outcome) => self.handle(Event::Ended { run, outcome }).await,
-                // Who does not wait any more has no use for the answer.
-                Came::Asked(reply) => drop(reply.send(self.state.pending())),
+                Came::Steer(steer) => self.steer(steer).await,
                 Came::Progress => self.progress(),
                 Came::Stop => {
                     let last = async { while self.runs.join_next().await.is_some() {} };
@@ -222,6 +231,12 @@ impl Loop {
                 self.look_up(move |source| Event::Root(source.check(accept).map(drop)));
             }
             Effect::Run { run, what } => self.start(run, what).await,
+            Effect::Flushed { token, end } => {
+                if let Some(answer) = self.flushes.remove(&token) {
+                    // Who does not wait any more has no use for it.
+                    let _ = answer.send(end);
+                }
+            }
             Effect::Say(report) => self.say(report),
             Effect::Reached => {
                 if !self.told {
@@ -229,6 +244,8 @@ impl Loop {
                     self.running.starts.tell(true);
                 }
                 if std::mem::take(&mut self.lost) {
+                    self.lost_for = None;
+                    self.reconnects += 1;
                     self.count(Counter::Reconnects, 1);
                     self.notice(|mirror| Notice::Reconnected { mirror });
                 }
@@ -340,6 +357,7 @@ impl Loop {
         if let Some(hint) = error.hint_text() {
             cause = format!("{cause} ({hint})");
         }
+        self.lost_for = Some(cause.clone());
         self.notice(|mirror| Notice::Lost { mirror, cause, retry_in });
     }
 
@@ -368,7 +386,8 @@ impl Loop {
                     .then(|| "nothing is deleted; it goes on by itself when it is back".to_owned());
                 self.notice(|mirror| Notice::Halted { mirror, reason, hint });
             }
-            Report::Back => self.notice(|mirror| Notice::Resumed { mirror }),
+            Report::Back | Report::Resumed => self.notice(|mirror| Notice::Resumed { mirror }),
+            Report::Paused => self.notice(|mirror| Notice::Paused { mirror }),
             // Steps are told as rsync says them, and nothing is compared by content.
             Report::Fixed(_) | Report::Op(_) | Report::Differs(_) | Report::Verified { .. } => {}
         }
@@ -382,18 +401,80 @@ impl Loop {
             bytes: totals.bytes,
             ops: totals.ops,
             deleted: totals.deleted,
-            problems: self.state.problems() as u64,
+            problems: self.state.problems().count() as u64,
             elapsed: self.began.elapsed(),
         }
     }
 
-    fn progress(&self) {
-        let progress = Progress {
+    fn walked(&self) -> Progress {
+        Progress {
             directories: self.far.dirs.load(Ordering::Relaxed),
             files: self.far.files.load(Ordering::Relaxed),
             sent: self.far.sent.load(Ordering::Relaxed),
             to_send: None,
-        };
+        }
+    }
+
+    fn progress(&self) {
+        let progress = self.walked();
         self.notice(|mirror| Notice::Progress { mirror, progress });
+    }
+
+    /// Does what is asked. Who does not wait any more has no use for the answer.
+    async fn steer(&mut self, steer: Steer) {
+        match steer {
+            Steer::Pending(answer) => drop(answer.send(self.state.pending())),
+            Steer::Standing(answer) => drop(answer.send(Box::new(self.standing()))),
+            Steer::Flush(answer) => {
+                self.flushes.retain(|_, answer| !answer.is_closed());
+                let token = self.running.source.next_barrier();
+                self.flushes.insert(token, answer);
+                let heard = self.running.events.is_none();
+                self.handle(Event::Flush { token, heard }).await;
+                if !heard && !self.running.source.barrier(token) {
+                    self.handle(Event::Flush { token, heard: true }).await;
+                }
+            }
+            Steer::Pause(answer) => {
+                self.handle(Event::Pause).await;
+                let _ = answer.send(());
+            }
+            Steer::Resume { confirm, answer } => {
+                let resumed = Resumed::of(self.state.halted(), self.state.is_paused(), confirm);
+                self.handle(Event::Resume { confirm }).await;
+                let _ = answer.send(resumed);
+            }
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let stand = self.state.stand();
+        let reason = match stand {
+            Stand::Connecting => self.lost_for.clone(),
+            Stand::Halted | Stand::Paused => self.state.halted().map(str::to_owned),
+            Stand::Waiting => self.state.root_trouble().map(|trouble| {
+                trouble.of(Escaped(self.running.source.path().as_os_str().as_encoded_bytes()))
+            }),
+            Stand::Mirroring | Stand::Live => None,
+        };
+        let (now, totals) = (Instant::now(), self.totals());
+        Standing {
+            stand,
+            reason,
+            lag: self.state.behind_since().map_or(Duration::ZERO, |since| now - since),
+            dirty: self.state.pending_count(),
+            in_flight: self.state.in_flight(),
+            in_flight_bytes: 0,
+            problems: self.state.problems().take(PROBLEMS_MAX).cloned().collect(),
+            problem_count: totals.problems,
+            watch: self.running.source.watch_status(),
+            totals,
+            sent: self.far.sent.load(Ordering::Relaxed),
+            received: 0,
+            reconnects: self.reconnects,
+            collapsed: self.state.collapsed(),
+            walk: (!self.ready).then(|| self.walked()),
+            last_verify: None,
+        }
     }
 }

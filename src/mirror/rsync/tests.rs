@@ -1,7 +1,7 @@
 //! The state of a mirror that rsync carries, as tables: events and a clock in, effects out.
 
 use super::*;
-use crate::carrier::rsync::Tree;
+use crate::carrier::rsync::{End, Tree};
 use crate::config::{Delete, MaxDelete};
 
 fn path(text: &str) -> RelPath {
@@ -200,7 +200,7 @@ fn a_culprit_without_a_name_is_found_by_halves() {
         world.ended(run, if bad { End::Partial } else { End::Done });
     }
     assert_eq!(sizes, [4, 2, 2, 1, 1]);
-    assert_eq!(world.state.problems(), 1);
+    assert_eq!(world.state.problems().count(), 1);
 }
 
 #[test]

@@ -6,21 +6,21 @@ use crate::mirror::{Report, RootTrouble, Rules};
 use crate::watch::WatchEvent;
 use lsync_protocol::entry::{Kind, Quick};
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) as usize % limit
     }
-    fn one_in(&mut self, n: usize) -> bool {
+    pub(super) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
 
-fn any_path(world: &World, random: &mut Random) -> Option<String> {
+pub(super) fn any_path(world: &World, random: &mut Random) -> Option<String> {
     let all: Vec<String> =
         world.source.keys().filter(|at| !at.is_root()).map(ToString::to_string).collect();
     (!all.is_empty()).then(|| all[random.below(all.len())].clone())
@@ -39,7 +39,7 @@ fn free_name(world: &World, random: &mut Random) -> Option<String> {
 }
 
 /// Somebody does something on the source.
-fn change(world: &mut World, random: &mut Random, next: &mut u64) {
+pub(super) fn change(world: &mut World, random: &mut Random, next: &mut u64) {
     *next += 1;
     let content = if random.one_in(4) { LARGE + *next } else { *next };
     match random.below(16) {
@@ -299,7 +299,7 @@ fn run_to(seeds: std::ops::Range<u64>, rules: impl Fn() -> Rules, check: impl Fn
     play_all(seeds, |seed, told| check(&history(seed, rules(), told)));
 }
 
-fn play_all(seeds: std::ops::Range<u64>, play: impl Fn(u64, bool)) {
+pub(super) fn play_all(seeds: std::ops::Range<u64>, play: impl Fn(u64, bool)) {
     if let Ok(seed) = std::env::var("SEED") {
         return play(seed.parse().unwrap(), true);
     }

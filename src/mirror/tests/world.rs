@@ -19,6 +19,7 @@ use crate::collate::{Batch, Follow, Marks, Step};
 use crate::config::Delete;
 use crate::error::Exit;
 use crate::filter::Filter;
+use crate::mirror::steer::Flushed;
 use crate::mirror::{Effect, Event, Mirror, Report, RootTrouble, Rules, SourceDir};
 use crate::plan::{Absent, Look, Looked, Planned};
 use crate::source::find_missed;
@@ -177,6 +178,7 @@ pub(super) struct World {
     pub(super) root: Option<RootTrouble>,
     pub(super) filter: Arc<Filter>,
     pub(super) said: Vec<Report>,
+    pub(super) flushed: Vec<(u64, Flushed)>,
     pub(super) exit: Option<Exit>,
     /// Operations sent since this was last emptied.
     pub(super) sent: Vec<String>,
@@ -266,6 +268,7 @@ impl World {
             events: VecDeque::new(),
             root: None,
             said: Vec::new(),
+            flushed: Vec::new(),
             exit: None,
             sent: Vec::new(),
             unreadable: BTreeSet::new(),
@@ -493,6 +496,7 @@ impl World {
             }
             Effect::Relist { walk, dir } => self.asks.push_back(Ask::Relist(walk, dir)),
             Effect::StopWalk => self.walking = None,
+            Effect::Flushed { token, end } => self.flushed.push((token, end)),
             Effect::Say(report) => self.said.push(report),
             Effect::Finish(exit) => self.exit = Some(exit),
             Effect::AskNames(_) => unreachable!("owners are numbers here"),
