@@ -23,6 +23,7 @@ mod place;
 mod push;
 mod rsync;
 mod rules;
+pub mod run;
 mod steer;
 pub mod two;
 mod why;
@@ -57,6 +58,10 @@ pub struct World {
     pub cache_dir: Option<PathBuf>,
     /// The user that we run as.
     pub uid: u32,
+    /// A service manager listens (`NOTIFY_SOCKET`).
+    pub notify: bool,
+    /// A source need not be there yet.
+    pub late_sources: bool,
     /// This program's own file.
     pub exe: Option<PathBuf>,
     /// What new files do not get, as bits of a mode.
@@ -85,6 +90,8 @@ impl World {
             runtime_dir: var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_absolute()),
             cache_dir: var("XDG_CACHE_HOME").map(PathBuf::from).filter(|d| d.is_absolute()),
             uid: nix::unistd::Uid::effective().as_raw(),
+            notify: var("NOTIFY_SOCKET").is_some(),
+            late_sources: false,
             exe: std::env::current_exe().ok(),
             umask: lsync_agent::meta::current_umask(),
             stdout_terminal: std::io::stdout().is_terminal(),
@@ -124,6 +131,8 @@ pub enum Invocation {
         /// What is said.
         output: Output,
     },
+    /// Keep the mirrors of a file going.
+    Run(Box<run::ManyMirrors>),
     /// Ask a running lsyncd.
     Ask(Box<Asked>),
     /// Say what decides about paths.
@@ -206,6 +215,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         Some(Command::Agent(AgentCommand::Install(args))) => push::agent(true, &args, world),
         Some(Command::Agent(AgentCommand::Check(args))) => push::agent(false, &args, world),
         Some(Command::Agent(AgentCommand::Authorize(args))) => authorize::authorize(&args, world),
+        Some(Command::Run(args)) => run::run(&args, world),
         Some(Command::Status(args)) => Ok(steer::status(&args, world)),
         Some(Command::Flush(args)) => steer::flush(&args, world),
         Some(Command::Pause(args)) => Ok(steer::pause(&args, world)),

@@ -22,6 +22,7 @@ pub mod near;
 pub mod rsync;
 pub mod settings;
 pub mod target;
+pub mod toml;
 pub mod tunnel;
 pub mod value;
 
@@ -201,7 +202,7 @@ impl Default for Attributes {
 }
 
 /// One source to one target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MirrorConfig {
     /// What the mirror is called in lines, status and commands.
     pub name: String,
@@ -296,7 +297,7 @@ impl MirrorConfig {
 }
 
 /// A mirror, by what carries it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum AnyMirror {
     /// The agent.
     Agent(Box<MirrorConfig>),

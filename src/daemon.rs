@@ -1,11 +1,14 @@
 //! Many mirrors in one process: their sources, their signals, their end.
 
 pub mod detach;
+mod late;
+pub mod many;
 pub mod pidfile;
+pub mod service;
 pub mod statusfile;
 pub mod two;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,34 +64,16 @@ pub async fn push(
     let live = !how.once && !how.dry_run;
     let (stop, stopped) = watch::channel(false);
     let starts = Arc::new(Starts::new(mirrors.len()));
-    let touches = !how.dry_run && how.verify == Verify::No;
-    let control = if touches { listen(places)? } else { None };
     let mut served = Vec::new();
     let mut sources: Vec<(Arc<Source>, [u8; 32])> = Vec::new();
     let mut running = Vec::new();
     for mirror in mirrors {
-        let (path, scope, choice, rescan) = match &mirror {
-            AnyMirror::Agent(m) => {
-                let filter = Arc::new(m.filter.clone());
-                let (one_file_system, max_size) = (m.one_file_system, m.max_size);
-                let xattrs = m.attributes.shown_xattrs();
-                let scope = Scope { filter, one_file_system, max_size, xattrs, ..Scope::default() };
-                (&m.source, scope, m.watch, m.rescan)
-            }
-            AnyMirror::Rsync(m) => {
-                let filter = Arc::new(m.filter.clone());
-                let (one_file_system, max_size) = (m.one_file_system, m.max_size);
-                // rsync reads them itself.
-                let xattrs = Classes::NONE;
-                let scope = Scope { filter, one_file_system, max_size, xattrs, ..Scope::default() };
-                (&m.source, scope, m.watch, m.rescan)
-            }
-        };
+        let (path, scope, choice, rescan) = scope_of(&mirror);
         let known = sources.iter().find(|(source, _)| source.path() == path).cloned();
         let (source, key) = match known {
             Some(known) => known,
             None => {
-                let source = open_source(path, scope, live.then_some(choice), rescan)?;
+                let source = open_source(&path, scope, live.then_some(choice), rescan)?;
                 let new = (Arc::new(source), connect::random()?);
                 sources.push(new.clone());
                 new
@@ -142,10 +127,12 @@ pub async fn push(
         });
     }
     let several = running.len() > 1;
+    let touches = !how.dry_run && how.verify == Verify::No;
+    let control = if touches { listen(places)? } else { None };
     // Ends with what follows, and takes the socket away.
     let mut beside = JoinSet::new();
     if let Some(control) = control {
-        beside.spawn(control.serve(served));
+        beside.spawn(control.serve(Arc::new(Mutex::new(served))));
     }
     let mut mirrors = std::pin::pin!(all(running));
     let mut told: Option<u8> = None;
@@ -176,8 +163,29 @@ pub async fn push(
     }
 }
 
+/// The source of a mirror, what of it counts, and how it is watched.
+fn scope_of(mirror: &AnyMirror) -> (PathBuf, Scope, WatchChoice, Option<Duration>) {
+    match mirror {
+        AnyMirror::Agent(m) => {
+            let filter = Arc::new(m.filter.clone());
+            let (one_file_system, max_size) = (m.one_file_system, m.max_size);
+            let xattrs = m.attributes.shown_xattrs();
+            let scope = Scope { filter, one_file_system, max_size, xattrs, ..Scope::default() };
+            (m.source.clone(), scope, m.watch, m.rescan)
+        }
+        AnyMirror::Rsync(m) => {
+            let filter = Arc::new(m.filter.clone());
+            let (one_file_system, max_size) = (m.one_file_system, m.max_size);
+            // rsync reads them itself.
+            let xattrs = Classes::NONE;
+            let scope = Scope { filter, one_file_system, max_size, xattrs, ..Scope::default() };
+            (m.source.clone(), scope, m.watch, m.rescan)
+        }
+    }
+}
+
 /// Makes the control socket. Where nobody has named one, doing without is better than not mirroring.
-pub(crate) fn listen(places: &Places) -> Result<Option<Control>> {
+fn listen(places: &Places) -> Result<Option<Control>> {
     match Control::bind(places) {
         Ok(control) => Ok(Some(control)),
         Err(error) if places.socket.is_some() => Err(error),
@@ -198,8 +206,7 @@ fn served_as(mirror: &AnyMirror, ask: mpsc::Sender<Steer>) -> Served {
             (&m.source, target, CarrierName::Rsync)
         }
     };
-    let ask = Arc::new(Mutex::new(ask));
-    Served { name: mirror.name().to_owned(), source: source.clone(), target, carrier, ask }
+    Served::new(mirror.name(), source.clone(), target, carrier, ask)
 }
 
 /// The exit code of a run that was to be done once and was ended by a signal.

@@ -3,22 +3,26 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lsyncd::carrier::action::ActionLog;
 use lsyncd::cli::legacy::CommandLine;
+use lsyncd::cli::run::{ManyMirrors, check, is_toml, load};
 use lsyncd::cli::{
     self, AgentVisit, Asked, Authorized, Invocation, Output, Question, Steering, World, two,
 };
 use lsyncd::config::settings::Settings;
+use lsyncd::config::toml::Settings as FileSettings;
 use lsyncd::config::{AnyMirror, Verify};
 use lsyncd::control::{Places, Request, client};
 use lsyncd::daemon::detach::{Detached, Report, detach};
 use lsyncd::daemon::pidfile::PidFile;
+use lsyncd::daemon::service::Service;
 use lsyncd::daemon::two::{Reload, Setup, Told};
-use lsyncd::daemon::{self, PushOptions};
+use lsyncd::daemon::{self, PushOptions, many};
 use lsyncd::error::{Error, Exit, Result};
 use lsyncd::source::Source;
 use lsyncd::view::status::Said;
@@ -71,6 +75,7 @@ fn run(screen: &Screen) -> Result<u8> {
         Invocation::Push { mirrors, once, dry_run, verify, control, output } => {
             push(screen, mirrors, PushOptions { once, dry_run, verify }, &control, output)
         }
+        Invocation::Run(many) => run_many(*many, &world),
         Invocation::Ask(asked) => ask(&asked),
         Invocation::Why(question) => why(&question),
         Invocation::Agent(visit) => agent(screen, &visit),
@@ -80,6 +85,9 @@ fn run(screen: &Screen) -> Result<u8> {
             // Beside the line and not in it: it is meant to be appended to a file.
             hints.iter().for_each(|hint| Screen::new(false).hint(hint));
             done
+        }
+        Invocation::Check(config) if is_toml(&config) => {
+            print(check(&config, &world)?.as_bytes(), Exit::Done)
         }
         Invocation::Check(config) => {
             print(two::check(&two::load_file(&config, &world)?).as_bytes(), Exit::Done)
@@ -106,6 +114,68 @@ fn push(
     let result = on_runtime(async {
         tokio::select! {
             result = daemon::push(mirrors, how, control, metrics) => result,
+            () = screen.nobody_reads() => Ok(Exit::Done),
+        }
+    });
+    view.close();
+    result
+}
+
+/// Keeps the mirrors of a file going.
+fn run_many(many: ManyMirrors, world: &World) -> Result<Exit> {
+    let ManyMirrors { config, settings, mirrors, daemon, control, output } = many;
+    let mut report = match daemon {
+        false => None,
+        true => match detach()? {
+            Detached::Launcher(exit) => return Ok(exit),
+            Detached::Daemon(report) => Some(report),
+        },
+    };
+    let result = keep_many(config, &settings, mirrors, world, output, &control, || {
+        if let Some(report) = report.take() {
+            report.started()?;
+            // It has left all that it was started with, and its log.
+            settings.logfile.as_deref().map_or(Ok(()), view::log_to)?;
+        }
+        Ok(())
+    });
+    match (result, report) {
+        // Whoever launched it still waits, and hears of it.
+        (Err(error), Some(report)) => {
+            report.failed(&error);
+            Ok(Exit::Failed)
+        }
+        (result, _) => result,
+    }
+}
+
+/// Keeps the mirrors of a file going, in the process that stays.
+fn keep_many(
+    config: PathBuf,
+    settings: &FileSettings,
+    mirrors: Vec<AnyMirror>,
+    world: &World,
+    output: Output,
+    control: &Places,
+    started: impl FnOnce() -> Result<()>,
+) -> Result<Exit> {
+    // Held, and locked, until the end.
+    let _pidfile = settings.pidfile.as_deref().map(PidFile::create).transpose()?;
+    settings.logfile.as_deref().map_or(Ok(()), view::log_to)?;
+    let screen = Screen::new(settings.logfile.is_some() || wants_times());
+    start_log(&screen, output);
+    let view = Arc::new(View::new(style(output, false, true), screen.clone()));
+    let (metrics, service) = (Arc::clone(&view), Service::new(world.notify));
+    let (world, logfile) = (world.clone(), settings.logfile.clone());
+    let reload: many::Reload = Arc::new(move || {
+        if let Some(logfile) = &logfile {
+            view::log_to(logfile)?;
+        }
+        load(&config, &world).map(|(_, mirrors)| mirrors)
+    });
+    let result = on_runtime(async {
+        tokio::select! {
+            result = many::run(mirrors, reload, metrics, control, service, started) => result,
             () = screen.nobody_reads() => Ok(Exit::Done),
         }
     });

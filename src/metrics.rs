@@ -51,6 +51,8 @@ pub enum Notice {
     Reconnected { mirror: Arc<str> },
     /// A guard stopped it (deletions, or all of it); `hint` says how it goes on.
     Halted { mirror: Arc<str>, reason: String, hint: Option<String> },
+    /// The configuration was read again, and what that changed. Of no mirror: of lsyncd itself.
+    Reloaded { mirror: Arc<str>, text: String },
     /// Somebody paused it.
     Paused { mirror: Arc<str> },
     /// It goes on after a guard, or a pause.
@@ -85,6 +87,7 @@ impl Notice {
             | Notice::Lost { mirror, .. }
             | Notice::Reconnected { mirror }
             | Notice::Halted { mirror, .. }
+            | Notice::Reloaded { mirror, .. }
             | Notice::Paused { mirror }
             | Notice::Resumed { mirror }
             | Notice::Failed { mirror, .. }

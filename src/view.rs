@@ -1,10 +1,11 @@
 //! What is seen of running mirrors: lines and a progress bar for a person, lines with times for a
 //! log, or objects for a program.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::metrics::{Counter, Counters, Metrics, Notice};
 
 mod bars;
@@ -39,6 +40,20 @@ pub struct Style {
     pub verify: bool,
     /// There are several mirrors: lines name theirs.
     pub several: bool,
+}
+
+/// From now on what goes to standard error is appended to a file, which is made if it is not there.
+/// Said again, it is opened anew: whoever rotates logs has moved it away.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn log_to(file: &Path) -> Result<()> {
+    let cannot = |error: std::io::Error| {
+        let shown = lsync_protocol::path::Escaped(file.as_os_str().as_encoded_bytes());
+        Error::failed(format!("cannot write the logfile {shown}")).because(error)
+    };
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(file).map_err(cannot)?;
+    rustix::stdio::dup2_stderr(&log).map_err(|error| cannot(error.into()))
 }
 
 /// Shows notices on a [`Screen`].

@@ -15,6 +15,8 @@ mod faults;
 mod house;
 #[path = "suite/legacy.rs"]
 mod legacy;
+#[path = "suite/many.rs"]
+mod many;
 #[path = "suite/model.rs"]
 mod model;
 #[path = "suite/push.rs"]

@@ -6,7 +6,11 @@ use lsync_protocol::entry::Kind;
 use lsync_protocol::path::Escaped;
 use lsyncd::config::mapping::{Chmod, OwnerMap};
 use lsyncd::config::target::{hides_an_option, rsync_daemon};
+use lsyncd::config::toml::{self as file, Known, Shape};
 use lsyncd::config::{SshTarget, Target, crontab::Crontab, lua as read, settings, value};
+use lsyncd::control::Request;
+use lsyncd::control::client::Process;
+use lsyncd::control::status::Status;
 
 use crate::{assert_lines_shown, assert_shown};
 
@@ -76,6 +80,55 @@ pub fn lua(bytes: &[u8]) {
         Ok(()) => drop(reader.finish()),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
+}
+
+/// A file of ours: what is read of it are words that were in it, and an error names a line of it.
+pub fn toml(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let known = ["exclude", "delay", "fsync", "rsync"].into_iter().zip([
+        Shape::Values,
+        Shape::Value,
+        Shape::Flag,
+        Shape::Maybe,
+    ]);
+    let known: Vec<Known> =
+        known.map(|(name, shape)| Known { name: name.to_owned(), shape }).collect();
+    match file::read(&text, "f", &known) {
+        Ok(config) => {
+            let lines = text.lines().count().max(1);
+            for mirror in &config.mirrors {
+                assert!((1..=lines).contains(&mirror.line));
+                assert!(!mirror.targets.is_empty());
+                let ours = |word: &std::ffi::OsString| {
+                    let word = word.to_str().unwrap_or_default();
+                    known.iter().any(|known| {
+                        let rest =
+                            word.strip_prefix("--").and_then(|w| w.strip_prefix(&*known.name));
+                        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+                    })
+                };
+                assert!(mirror.words.iter().all(ours), "{:?}", mirror.words);
+            }
+        }
+        Err(error) => {
+            let said = error.to_string();
+            assert!(said.starts_with("f: line ") || said.starts_with("f has no"), "{said}");
+            assert!(!said.contains('\n'), "{said}");
+        }
+    }
+}
+
+/// What is said at the control socket: questions, and answers, which a person is shown.
+pub fn control(bytes: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+        let again = serde_json::to_vec(&request).expect("as it came");
+        // A number of JSON may be none of ours: it comes back as null.
+        let _ = serde_json::from_slice::<Request>(&again);
+    }
+    let Ok(status) = serde_json::from_slice::<Status>(bytes) else { return };
+    let processes = [Process::known("/x".into(), status)];
+    assert_lines_shown(&lsyncd::view::status::text(&processes, Some(&processes)));
+    let _ = lsyncd::view::status::json(&processes);
 }
 
 fn lua_value(rest: &mut &[u8], depth: u8, out: &mut String) {

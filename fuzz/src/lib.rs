@@ -12,7 +12,7 @@ mod rules;
 mod wire;
 
 pub use agent::agent;
-pub use config::{lua, words};
+pub use config::{control, lua, toml, words};
 pub use content::{delta, sums};
 pub use hosts::{answers, authorize, known_hosts, ssh_config};
 pub use names::{paths, xattrs};
@@ -90,10 +90,11 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 17] = [
+    const TARGETS: [Target; 19] = [
         ("agent", agent),
         ("answers", answers),
         ("authorize", authorize),
+        ("control", control),
         ("delta", delta),
         ("filter", filter),
         ("frame", frame),
@@ -106,6 +107,7 @@ mod tests {
         ("rsync_output", rsync_output),
         ("ssh_config", ssh_config),
         ("sums", sums),
+        ("toml", toml),
         ("words", words),
         ("xattrs", xattrs),
     ];

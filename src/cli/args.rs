@@ -59,8 +59,11 @@ pub(super) enum Command {
     /// Put the agent on a host, or test it
     #[command(subcommand, arg_required_else_help = true)]
     Agent(AgentCommand),
-    #[command(about = later!("Run the mirrors of a configuration file"))]
-    Run(Later),
+    /// Keep the mirrors of a configuration file going
+    ///
+    /// *.toml is a file of lsyncd, anything else one of Lsyncd 2. No target that is away ends it, and
+    /// HUP has it read the file again.
+    Run(RunConfigArgs),
     /// Show how the mirrors of a running lsyncd stand
     Status(StatusArgs),
     /// Wait until all that has changed until now is mirrored
@@ -80,15 +83,43 @@ pub(super) enum Command {
     Monitor(Later),
     /// Compare a source and its target by content, and list what differs
     Verify(Box<VerifyArgs>),
-    /// Load an Lsyncd 2 configuration and say what each of its syncs will do
+    /// Load a configuration and say what each of its mirrors will do
     ///
-    /// Nothing is started and nothing is touched; but a configuration is a program in Lua, and is
-    /// run as such.
+    /// Nothing is started and nothing is touched; but a configuration of Lsyncd 2 is a program in
+    /// Lua, and is run as such.
     Check(ConfigArgs),
     /// Print the TOML that does what an Lsyncd 2 configuration does
     ///
     /// What TOML cannot express is listed in it, as comments.
     Migrate(ConfigArgs),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(super) struct RunConfigArgs {
+    /// The configuration file
+    #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
+    pub(super) config: OsString,
+
+    /// Go to the background; ends when all mirrors were begun
+    #[arg(long)]
+    pub(super) daemon: bool,
+
+    /// Write the number of the process there
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) pidfile: Option<PathBuf>,
+
+    /// Append what is said to this file; HUP opens it anew
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) logfile: Option<PathBuf>,
+
+    /// The control socket, as for push
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(super) control: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 /// Which mirrors are asked.
@@ -145,7 +176,7 @@ pub(super) struct ResumeArgs {
 /// Arguments of `check` and `migrate`.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
-    /// The configuration file, in Lua
+    /// The configuration file: TOML if it is called *.toml, else Lua
     #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
     pub(super) config: OsString,
 }

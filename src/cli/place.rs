@@ -35,6 +35,15 @@ pub(super) fn source(given: &Path, cwd: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The same, but it may be there later: then it is called as it is written.
+pub(super) fn source_or_later(given: &Path, cwd: &Path) -> Result<PathBuf> {
+    let there = absolute(given, cwd)?;
+    match there.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound && !looks_remote(given) => Ok(there),
+        _ => source(given, cwd),
+    }
+}
+
 fn absolute(given: &Path, cwd: &Path) -> Result<PathBuf> {
     let path = cwd.join(given);
     if path.is_absolute() {

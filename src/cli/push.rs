@@ -29,7 +29,10 @@ use crate::filter::Origin;
 /// What `push` is asked to do.
 pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Result<Invocation> {
     refuse_what_is_not_there(args)?;
-    let source = place::source(&args.source, &world.cwd)?;
+    let source = match world.late_sources {
+        true => place::source_or_later(&args.source, &world.cwd)?,
+        false => place::source(&args.source, &world.cwd)?,
+    };
     let ssh = ssh(&args.reach, world)?;
     let agent = agent_options(&args.reach, world)?;
     let filter = rules::filter(matches, &source, world)?
@@ -369,7 +372,7 @@ pub(super) fn check_agent_path(path: &str) -> Result<()> {
     Ok(())
 }
 
-fn output(args: &OutputArgs, world: &World) -> Output {
+pub(super) fn output(args: &OutputArgs, world: &World) -> Output {
     Output {
         json: args.json,
         verbose: args.verbose,

@@ -28,6 +28,8 @@ fn place() -> Place {
         runtime_dir: None,
         cache_dir: None,
         uid: 1000,
+        notify: false,
+        late_sources: false,
         exe: Some("/usr/bin/lsyncd".into()),
         umask: 0o022,
         stdout_terminal: false,
@@ -254,12 +256,10 @@ fn what_is_not_there_yet_says_so() {
     ] {
         assert_eq!(place.refused(line).0, format!("{option} is not there yet"));
     }
-    for command in ["run", "monitor"] {
-        let (text, hint, exit) = place.error(&[command, "--some", "x"]);
-        assert_eq!(text, format!("lsyncd {command} is not there yet"));
-        assert!(hint.starts_with("lsyncd push"), "{hint}");
-        assert_eq!(exit, Exit::Usage);
-    }
+    let (text, hint, exit) = place.error(&["monitor", "--some", "x"]);
+    assert_eq!(text, "lsyncd monitor is not there yet");
+    assert!(hint.starts_with("lsyncd push"), "{hint}");
+    assert_eq!(exit, Exit::Usage);
     let (text, hint, _) = place.error(&["why", "src"]);
     assert_eq!(text, "lsyncd why about a running mirror is not there yet");
     assert!(hint.contains("lsyncd why SOURCE PATH"));

@@ -28,7 +28,7 @@ mod migrate;
 mod notes;
 mod rsync;
 
-pub use check::check;
+pub use check::{check, check_mirrors};
 pub use migrate::migrate;
 
 /// Loads what a command line asks for. What its scripts log meanwhile goes to `log`.

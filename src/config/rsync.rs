@@ -26,7 +26,7 @@ pub use shell::RsyncShell;
 pub const DEFAULT_MAX_DELAYS: usize = 1000;
 
 /// One source to one target that rsync reaches.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RsyncMirror {
     /// What the mirror is called in lines, status and commands.
     pub name: String,

@@ -48,7 +48,9 @@ impl Which {
     pub fn means(&self, mirror: &MirrorStatus) -> bool {
         let Some(name) = &self.name else { return true };
         let source = self.source.as_ref().map(|path| path.as_os_str().as_encoded_bytes());
-        mirror.name == *name || source.is_some_and(|path| path == mirror.source.bytes())
+        // Of several targets of one table each is called by both.
+        let one_of = mirror.name.strip_prefix(name.as_str()).is_some_and(|r| r.starts_with('@'));
+        mirror.name == *name || one_of || source.is_some_and(|path| path == mirror.source.bytes())
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::status::{CarrierName, MirrorStatus, Status};
+use super::status::{CarrierName, MirrorStatus, State, Status};
 use super::{ENDING, Outcome, Places, REQUEST_MAX, Reply, Request, Steered};
 use crate::error::{Error, Result};
 use crate::mirror::steer::{Flushed, Resumed, Steer};
@@ -41,6 +41,41 @@ pub struct Served {
     pub carrier: CarrierName,
     /// Where it is asked; another place when something else carries it.
     pub ask: Arc<Mutex<mpsc::Sender<Steer>>>,
+    /// Why nobody is there to be asked.
+    away: Arc<Mutex<Option<String>>>,
+}
+
+/// The mirrors of a process, which may change.
+pub type Roll = Arc<Mutex<Vec<Served>>>;
+
+impl Served {
+    /// A mirror that is asked there.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        source: PathBuf,
+        target: String,
+        carrier: CarrierName,
+        ask: mpsc::Sender<Steer>,
+    ) -> Served {
+        let ask = Arc::new(Mutex::new(ask));
+        Served { name: name.to_owned(), source, target, carrier, ask, away: Arc::default() }
+    }
+
+    /// It does not run, and is to be begun again.
+    pub fn is_away(&self, why: &str) {
+        *locked(&self.away) = Some(why.to_owned());
+    }
+
+    /// It runs, and is asked there.
+    pub fn is_there(&self, ask: mpsc::Sender<Steer>) {
+        *locked(&self.away) = None;
+        *locked(&self.ask) = ask;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A way to ask a mirror, and where the mirror hears.
@@ -123,8 +158,8 @@ impl Control {
     }
 
     /// Answers for these mirrors, until it is dropped.
-    pub async fn serve(self, mirrors: Vec<Served>) {
-        let board = Arc::new(Board { mirrors, began: Instant::now() });
+    pub async fn serve(self, roll: Roll) {
+        let board = Arc::new(Board { roll, began: Instant::now() });
         let places = Arc::new(Semaphore::new(ASKING_MAX));
         let mut asking = tokio::task::JoinSet::new();
         loop {
@@ -200,7 +235,7 @@ pub(super) fn sockets(dir: &Path) -> Vec<PathBuf> {
 }
 
 struct Board {
-    mirrors: Vec<Served>,
+    roll: Roll,
     began: Instant,
 }
 
@@ -246,8 +281,9 @@ impl Board {
             Request::Resume { mirrors, confirm } => (mirrors, What::Resume { confirm }),
         };
         let mut asked = Vec::new();
+        let mirrors = locked(&self.roll).clone();
         for name in names {
-            match self.mirrors.iter().find(|mirror| mirror.name == name) {
+            match mirrors.iter().find(|mirror| mirror.name == name) {
                 Some(mirror) => asked.push(mirror.clone()),
                 None => {
                     return Reply::Error(format!(
@@ -268,13 +304,20 @@ impl Board {
 
     async fn status(&self) -> Status {
         let mut mirrors = Vec::new();
-        for mirror in &self.mirrors {
+        let roll = locked(&self.roll).clone();
+        for mirror in &roll {
             let source = mirror.source.as_os_str().as_encoded_bytes();
             let status = MirrorStatus::silent(&mirror.name, source, &mirror.target, mirror.carrier);
             let standing = ask(mirror, Steer::Standing);
             mirrors.push(match tokio::time::timeout(ANSWER, standing).await {
                 Ok(Some(standing)) => status.standing(*standing),
-                _ => status,
+                _ => match locked(&mirror.away).clone() {
+                    Some(why) => {
+                        let reason = Some(format!("{why}; it is tried again"));
+                        MirrorStatus { state: State::Waiting, reason, ..status }
+                    }
+                    None => status,
+                },
             });
         }
         Status {
@@ -297,7 +340,7 @@ enum What {
 /// Asks a mirror; `None`: it has ended.
 async fn ask<T>(mirror: &Served, what: impl FnOnce(oneshot::Sender<T>) -> Steer) -> Option<T> {
     let (answer, answered) = oneshot::channel();
-    let way = mirror.ask.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let way = locked(&mirror.ask).clone();
     way.send(what(answer)).await.ok()?;
     answered.await.ok()
 }
@@ -352,10 +395,31 @@ async fn steer(mirror: &Served, what: What) -> Steered {
     steered
 }
 
+/// How all mirrors stand in a line, and whether each of them answers that can.
+pub async fn in_a_line(roll: &Roll) -> (String, bool) {
+    let mirrors = locked(roll).clone();
+    let (mut states, mut alive) = (std::collections::BTreeMap::<&str, usize>::new(), true);
+    for mirror in &mirrors {
+        let word = match tokio::time::timeout(ANSWER, ask(mirror, Steer::Standing)).await {
+            Ok(Some(standing)) => State::from(standing.stand).word(),
+            Ok(None) => State::Waiting.word(),
+            Err(_) => {
+                alive = false;
+                State::Silent.word()
+            }
+        };
+        *states.entry(word).or_default() += 1;
+    }
+    let states: Vec<String> =
+        states.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    let mirrors = if mirrors.len() == 1 { "mirror" } else { "mirrors" };
+    (format!("{mirrors}: {}", states.join(", ")), alive)
+}
+
 /// What a mirror that did not end in time has still to do, in words.
 async fn still_to_come(mirror: &Served) -> Option<String> {
     let standing = tokio::time::timeout(ANSWER, ask(mirror, Steer::Standing)).await.ok()??;
-    let state = super::status::State::from(standing.stand).word();
+    let state = State::from(standing.stand).word();
     let paths = standing.dirty;
     Some(match &standing.reason {
         Some(reason) => format!("{state}: {reason}; paths still to come: {paths}"),

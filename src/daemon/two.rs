@@ -20,7 +20,6 @@ use crate::filter::Filter;
 use crate::metrics::Metrics;
 
 mod clock;
-mod late;
 mod round;
 mod scripts;
 mod status;

@@ -82,6 +82,7 @@ impl Objects {
             Notice::Halted { reason, hint, .. } => {
                 ("halted", json!({ "reason": reason, "hint": hint }))
             }
+            Notice::Reloaded { text, .. } => ("reloaded", json!({ "text": text })),
             Notice::Paused { .. } => ("paused", json!({})),
             Notice::Resumed { .. } => ("resumed", json!({})),
             Notice::Failed { what, hint, .. } => ("failed", json!({ "cause": what, "hint": hint })),

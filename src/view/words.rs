@@ -139,6 +139,8 @@ impl Words {
                 let what = safe(what);
                 with_hint(format!("{prefix}{what}"), hint.as_deref())
             }
+            // It is lsyncd's own line, and no mirror's.
+            Notice::Reloaded { text, .. } if loud => vec![Line::Err(safe(text))],
             Notice::Paused { .. } if loud => {
                 line(format!("paused: {name}; lsyncd resume has it go on"))
             }
@@ -154,6 +156,7 @@ impl Words {
             | Notice::Rsync { .. }
             | Notice::Progress { .. }
             | Notice::Warning { .. }
+            | Notice::Reloaded { .. }
             | Notice::Paused { .. }
             | Notice::Resumed { .. }
             | Notice::Step { .. }

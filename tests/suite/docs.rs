@@ -137,7 +137,8 @@ impl Home {
         let mut before = "";
         for (at, word) in words.iter().enumerate() {
             // The command itself, and `agent install`.
-            let places = at > 1 || (at == 1 && ["push", "verify"].contains(&words[0].as_str()));
+            let places =
+                at > 1 || (at == 1 && ["push", "verify", "run"].contains(&words[0].as_str()));
             argv.push(if places { self.place(word, before) } else { word.into() });
             before = word;
         }
@@ -148,6 +149,8 @@ impl Home {
 fn make(path: &Path, before: &str) {
     if before.ends_with("-from") {
         fs::write(path, "*.tmp\n").unwrap();
+    } else if path.extension().is_some_and(|end| end == "toml") {
+        fs::write(path, "[[mirror]]\nsource = '.'\ntarget = 'h:t'\n").unwrap();
     } else {
         fs::create_dir_all(path).unwrap();
     }
@@ -171,12 +174,37 @@ fn every_command_line_is_understood() {
 }
 
 #[test]
+fn the_keys_of_the_configuration_are_those_of_the_program() {
+    let path = root().join("docs/configuration.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("<!-- keys -->\n").unwrap();
+    let (table, after) = rest.split_once("<!-- /keys -->\n").unwrap();
+    let made = cli::run::reference();
+    if std::env::var_os("UPDATE").is_some() {
+        let new = format!("{before}<!-- keys -->\n{made}<!-- /keys -->\n{after}");
+        fs::write(&path, new).unwrap();
+    } else {
+        assert_eq!(table, made, "UPDATE=1 cargo test --test suite docs:: writes it");
+    }
+}
+
+#[test]
+fn the_example_of_a_configuration_loads() {
+    let home = Home::new();
+    let example = root().join("examples/lsyncd.toml");
+    let world = World { exe: Some("/usr/bin/lsyncd".into()), ..home.world() };
+    let (_, mirrors) = cli::run::load(&example, &world).unwrap();
+    let names: Vec<&str> = mirrors.iter().map(lsyncd::config::AnyMirror::name).collect();
+    assert_eq!(names, ["www", "site@web1:site", "site@web2:site", "home", "archive"]);
+}
+
+#[test]
 fn the_command_lines_are_really_tried() {
     let words = |line: &str| ours(line).unwrap();
     let home = Home::new();
     assert!(home.understands(&words("lsyncd push --onse /a /b")).is_err());
     assert!(home.understands(&words("lsyncd push /a")).is_err());
-    assert!(home.understands(&words("lsyncd run mirrors.toml")).is_err(), "not there yet");
+    assert!(home.understands(&words("lsyncd run --demon mirrors.toml")).is_err());
     assert!(home.understands(&words("lsyncd push /a host:/b # why | so")).is_ok());
     assert_eq!(words("sudo lsyncd push 'a b' c | tee log"), ["push", "a b", "c"]);
     assert_eq!(ours("lsyncd: cannot watch /a"), None);
@@ -201,6 +229,7 @@ fn every_option_that_is_named_exists() {
         help(&["agent", "authorize", "--help"]),
         help(&["status", "--help"]),
         help(&["flush", "--help"]),
+        help(&["run", "--help"]),
         help(&["resume", "--help"]),
     ] {
         known.extend(options(&text));

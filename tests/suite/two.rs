@@ -274,6 +274,6 @@ fn one_target_that_is_away_does_not_stop_another() {
 }
 
 /// Does a process run? One that has ended and is not reaped has no command line.
-fn runs(pid: u32) -> bool {
+pub fn runs(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }

@@ -2,18 +2,25 @@
 
 use std::fmt::Write;
 
+use lsync_protocol::xattr::Classes;
+
 use crate::config::rsync::RsyncMirror;
 use crate::config::{Attributes, Compress, Delete, MirrorConfig};
 use crate::daemon::two::{Carried, Setup, TwoMirror};
 
 /// What each mirror of a configuration will do, and which keys have no effect.
 pub fn check(setup: &Setup) -> String {
+    check_mirrors(&setup.mirrors, ["sync", "syncs"])
+}
+
+/// What these mirrors will do. `called`: what one and several of them are called.
+pub fn check_mirrors(mirrors: &[TwoMirror], called: [&str; 2]) -> String {
     let mut text = String::new();
-    for mirror in &setup.mirrors {
+    for mirror in mirrors {
         one(&mut text, mirror);
     }
-    let count = setup.mirrors.len();
-    let _ = writeln!(text, "{count} {}, nothing wrong", if count == 1 { "sync" } else { "syncs" });
+    let count = mirrors.len();
+    let _ = writeln!(text, "{count} {}, nothing wrong", called[usize::from(count != 1)]);
     text
 }
 
@@ -76,8 +83,18 @@ fn deletes(delete: Delete) -> &'static str {
 }
 
 fn brings(config: &MirrorConfig) -> String {
-    let Attributes { perms, owner, group, times, .. } = config.attributes;
-    let known = [(times, "times"), (perms, "permissions"), (owner, "owners"), (group, "groups")];
+    let Attributes { perms, owner, group, times, devices, hard_links, xattrs, .. } =
+        config.attributes;
+    let known = [
+        (times, "times"),
+        (perms, "permissions"),
+        (owner, "owners"),
+        (group, "groups"),
+        (devices, "devices"),
+        (hard_links, "hard links"),
+        (xattrs.both(Classes::USER).any(), "extended attributes"),
+        (xattrs.both(Classes::ACLS).any(), "access control lists"),
+    ];
     let mut parts = vec!["content, symbolic links"];
     parts.extend(known.iter().filter(|(yes, _)| *yes).map(|(_, name)| *name));
     if config.compress == Compress::Off {

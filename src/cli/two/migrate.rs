@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use lsync_protocol::xattr::Classes;
+
 use crate::config::{Attributes, Compress, Delete, MirrorConfig, Target};
 use crate::daemon::two::{Carried, Setup, TwoMirror};
 
@@ -62,6 +64,11 @@ fn one(text: &mut String, mirror: &TwoMirror) {
             mirror.rules.iter().map(|rule| quoted(&String::from_utf8_lossy(rule))).collect();
         key("filter", format!("[{}]", rules.join(", ")));
     }
+    if let Carried::Agent(config, _) = &mirror.carried
+        && !config.attributes.specials
+    {
+        text.push_str("# not in TOML: FIFOs and sockets are left out\n");
+    }
     for note in &mirror.notes {
         let _ = writeln!(text, "# {note}");
     }
@@ -84,13 +91,25 @@ fn agent(key: &mut impl FnMut(&str, String), config: &MirrorConfig) {
     key("target", quoted(&target));
     delay(key, config.delay);
     delete(key, config.delete);
-    let Attributes { perms, owner, group, times, .. } = config.attributes;
-    let left_out =
-        [("no-perms", perms), ("no-owner", owner), ("no-group", group), ("no-times", times)];
+    let Attributes { perms, owner, group, times, devices, hard_links, xattrs, .. } =
+        config.attributes;
+    let left_out = [
+        ("no-perms", perms),
+        ("no-owner", owner),
+        ("no-group", group),
+        ("no-times", times),
+        ("no-devices", devices),
+        ("no-hard-links", hard_links),
+        ("no-xattrs", xattrs.both(Classes::USER).any()),
+        ("no-acls", xattrs.both(Classes::ACLS).any()),
+    ];
     for (name, carried) in left_out {
         if !carried {
             key(name, "true".to_owned());
         }
+    }
+    if config.attributes.numeric_ids {
+        key("numeric-ids", "true".to_owned());
     }
     if config.compress == Compress::Off {
         key("compress", quoted("off"));

@@ -9,7 +9,6 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::late::LateSource;
 use super::scripts::Own;
 use super::status::{self, Board, Knows, Watched};
 use super::{Carried, Heard, Reload, Setup, Signals, Told, TwoMirror, clock, scripts};
@@ -18,6 +17,7 @@ use crate::carrier::tunnel::Tunnel;
 use crate::config::MirrorConfig;
 use crate::config::crontab::Crontab;
 use crate::config::rsync::RsyncMirror;
+use crate::daemon::late::LateSource;
 use crate::daemon::statusfile::StatusFile;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{Metrics, Notice};
@@ -117,7 +117,7 @@ impl Round {
                     let watch = (!round.once).then_some(config.watch);
                     let source =
                         LateSource::new(&name, &config.source, scope, watch, config.rescan);
-                    let source = source.begin(patient, &*round.told)?;
+                    let source = source.begin(patient, &*round.metrics())?;
                     let tunnel = tunnel.and_then(|at| tunnels.get(at).cloned());
                     let ask = round.rsync(&name, *config, &source, tunnel);
                     (source, Knows::Mirror(Arc::new(Mutex::new(ask))))
@@ -204,7 +204,7 @@ impl Round {
         };
         let watch = live.then_some(config.watch);
         let source = LateSource::new(name, &config.source, scope, watch, config.rescan);
-        let source = source.begin(self.patient, &*self.told)?;
+        let source = source.begin(self.patient, &*self.metrics())?;
         let (ask, steered) = mpsc::channel(1);
         let ask = Arc::new(Mutex::new(ask));
         let (once, key, has_other_way) = (self.once, connect::random()?, spare.is_some());

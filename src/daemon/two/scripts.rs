@@ -6,7 +6,6 @@ use std::sync::Arc;
 use mlua::Lua;
 use tokio::sync::watch;
 
-use super::late::LateSource;
 use super::{Told, clock};
 use crate::carrier::action::{
     self, ActionLog, ActionOptions, ActionSync, Actions, ChildOutput, Standing,
@@ -15,6 +14,7 @@ use crate::config::WatchChoice;
 use crate::config::crontab::Crontab;
 use crate::config::lua::Entry;
 use crate::config::settings::Settings;
+use crate::daemon::late::LateSource;
 use crate::error::{Error, Exit, Result};
 use crate::filter::Filter;
 use crate::mirror::actions::feed;

@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
 
 use super::Told;
-use super::late::LateSource;
 use crate::carrier::action::Actions;
 use crate::carrier::tunnel::{State, Tunnel};
+use crate::daemon::late::LateSource;
 use crate::daemon::statusfile::{
     DelayLine, StatusFile, StatusReport, SyncStatus, TunnelProcess, TunnelStatus,
 };

@@ -58,7 +58,7 @@ fn too_many_live_deletes_halt_and_everything_else_goes_on() {
         let halted = push.wait_event("halted");
         let reason = halted["reason"].as_str().unwrap();
         assert!(reason.contains("5 are allowed"), "{halted}");
-        assert!(halted["hint"].as_str().unwrap().contains("--max-delete"), "{halted}");
+        assert!(halted["hint"].as_str().unwrap().contains("resume --confirm"), "{halted}");
         stage.barrier();
         fs::write(stage.s("f25"), "written").unwrap();
         fs::rename(stage.s("f26"), stage.s("renamed")).unwrap();
@@ -86,7 +86,7 @@ fn an_emptied_source_does_not_empty_the_target() {
         }
         let halted = push.wait_event("halted");
         assert!(halted["reason"].as_str().unwrap().contains("emptied"), "{halted}");
-        assert!(halted["hint"].as_str().unwrap().contains("--allow-empty"), "{halted}");
+        assert!(halted["hint"].as_str().unwrap().contains("resume --confirm"), "{halted}");
         assert!(fs::read_dir(stage.target()).unwrap().count() >= 1, "{way:?}");
         push.terminate();
 

@@ -1,21 +1,20 @@
-//! The source of a sync, which may have to be waited for.
+//! The source of mirrors, which may have to be waited for.
 //!
-//! At a start a source that cannot be had is an error. A configuration that takes another's place has
-//! nobody to give that error to, and other syncs: the one that cannot begin is told of and tried
-//! again, since a source comes back and so do watches.
+//! At a start by hand a source that cannot be had is an error. A file with many mirrors, and a
+//! configuration that takes another's place, have other mirrors: the one that cannot begin is told
+//! of and tried again, since a source comes back and so do watches.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
-use super::Told;
+use super::open_source;
 use crate::config::WatchChoice;
-use crate::daemon::open_source;
 use crate::error::Result;
-use crate::metrics::Notice;
+use crate::metrics::{Metrics, Notice};
 use crate::mirror::run::stopped;
 use crate::source::{Scope, Source};
 
@@ -29,7 +28,9 @@ pub(super) struct LateSource {
     scope: Scope,
     watch: Option<WatchChoice>,
     rescan: Option<Duration>,
-    found: OnceLock<Arc<Source>>,
+    found: Mutex<Option<Arc<Source>>>,
+    /// Held while it is opened: several mirrors may wait for it, and one watch is enough.
+    opening: tokio::sync::Mutex<()>,
 }
 
 impl LateSource {
@@ -41,15 +42,16 @@ impl LateSource {
         watch: Option<WatchChoice>,
         rescan: Option<Duration>,
     ) -> LateSource {
-        let (mirror, path, found) = (mirror.to_owned(), path.to_owned(), OnceLock::new());
-        LateSource { mirror, path, scope, watch, rescan, found }
+        let (mirror, path) = (mirror.to_owned(), path.to_owned());
+        let (found, opening) = (Mutex::default(), tokio::sync::Mutex::default());
+        LateSource { mirror, path, scope, watch, rescan, found, opening }
     }
 
     /// Opens it now. With `patient` it may be waited for, and what is in the way is told.
     ///
     /// # Errors
     /// It cannot be opened or watched.
-    pub(super) fn begin(self, patient: bool, told: &dyn Told) -> Result<Arc<LateSource>> {
+    pub(super) fn begin(self, patient: bool, told: &dyn Metrics) -> Result<Arc<LateSource>> {
         match self.open() {
             Err(error) if patient => {
                 let mirror = self.mirror.as_str().into();
@@ -66,6 +68,19 @@ impl LateSource {
     pub(super) async fn there(&self, stop: &mut watch::Receiver<bool>) -> Option<Arc<Source>> {
         let [mut wait, most] = WAITS;
         loop {
+            if *stop.borrow() {
+                return None;
+            }
+            if let Some(source) = self.now() {
+                return Some(source);
+            }
+            {
+                let _opening = self.opening.lock().await;
+                if self.now().is_none() {
+                    // Where it stands may be slow to answer.
+                    let _ = block_in_place(|| self.open());
+                }
+            }
             if let Some(source) = self.now() {
                 return Some(source);
             }
@@ -74,14 +89,22 @@ impl LateSource {
                 () = tokio::time::sleep(wait) => {}
             }
             wait = (wait * 2).min(most);
-            // Where it stands may be slow to answer.
-            let _ = block_in_place(|| self.open());
         }
     }
 
     /// The source, if it is there.
     pub(super) fn now(&self) -> Option<Arc<Source>> {
-        self.found.get().cloned()
+        self.found().clone()
+    }
+
+    /// What stands there is another thing by now than what was opened: it is opened anew, for
+    /// whoever begins from now on.
+    pub(super) fn renew(&self) {
+        let mut found = self.found();
+        let gone = found.as_ref().is_some_and(|source| block_in_place(|| source.root()).is_err());
+        if gone {
+            *found = None;
+        }
     }
 
     /// Its path.
@@ -89,9 +112,13 @@ impl LateSource {
         &self.path
     }
 
+    fn found(&self) -> MutexGuard<'_, Option<Arc<Source>>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn open(&self) -> Result<()> {
         let source = open_source(&self.path, self.scope.clone(), self.watch, self.rescan)?;
-        let _ = self.found.set(Arc::new(source));
+        *self.found() = Some(Arc::new(source));
         Ok(())
     }
 }
