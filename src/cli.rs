@@ -5,6 +5,7 @@
 //! [`World::of_this_process`] does: the rest is a function of the words and of that.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -56,6 +57,8 @@ pub struct World {
     pub runtime_dir: Option<PathBuf>,
     /// `XDG_CACHE_HOME`.
     pub cache_dir: Option<PathBuf>,
+    /// What this host is called.
+    pub host: String,
     /// The user that we run as.
     pub uid: u32,
     /// A service manager listens (`NOTIFY_SOCKET`).
@@ -89,6 +92,7 @@ impl World {
             auth_sock: var("SSH_AUTH_SOCK").map(PathBuf::from),
             runtime_dir: var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_absolute()),
             cache_dir: var("XDG_CACHE_HOME").map(PathBuf::from).filter(|d| d.is_absolute()),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             uid: nix::unistd::Uid::effective().as_raw(),
             notify: var("NOTIFY_SOCKET").is_some(),
             late_sources: false,
@@ -128,6 +132,8 @@ pub enum Invocation {
         verify: Verify,
         /// Where its control socket is to be.
         control: Places,
+        /// Where metrics are served.
+        metrics: Option<SocketAddr>,
         /// What is said.
         output: Output,
     },
@@ -218,15 +224,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, world: &World) -> Result<
         Some(Command::Run(args)) => run::run(&args, world),
         Some(Command::Status(args)) => Ok(steer::status(&args, world)),
         Some(Command::Flush(args)) => steer::flush(&args, world),
+        Some(Command::Monitor(args)) => steer::monitor(&args, world),
         Some(Command::Pause(args)) => Ok(steer::pause(&args, world)),
         Some(Command::Resume(args)) => Ok(steer::resume(&args, world)),
         Some(Command::Check(args)) => Ok(Invocation::Check(args.config)),
         Some(Command::Migrate(args)) => Ok(Invocation::Migrate(args.config)),
-        Some(_) => {
-            let name = matches.subcommand_name().unwrap_or_default();
-            Err(not_yet(&format!("lsyncd {name}"))
-                .hint("lsyncd push SOURCE TARGET... mirrors a directory, in the foreground"))
-        }
         None => Err(Error::usage("nothing to do").hint("see lsyncd --help")),
     }
 }

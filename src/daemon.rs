@@ -9,7 +9,7 @@ pub mod statusfile;
 pub mod two;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use lsync_agent::fault::OnDemand;
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{AgentOptions, AnyMirror, SshOptions, SshTarget, Verify, WatchChoice};
-use crate::control::server::{Control, Served};
+use crate::control::server::{Control, Roll, Served};
 use crate::control::status::CarrierName;
 use crate::control::{self, Places};
 use crate::deploy::{self, Visit};
@@ -56,6 +56,7 @@ pub async fn push(
     mirrors: Vec<AnyMirror>,
     how: PushOptions,
     places: &Places,
+    roll: Roll,
     metrics: Arc<dyn Metrics>,
 ) -> Result<Exit> {
     let cannot = |error: std::io::Error| Error::failed("cannot wait for signals").because(error);
@@ -129,10 +130,11 @@ pub async fn push(
     let several = running.len() > 1;
     let touches = !how.dry_run && how.verify == Verify::No;
     let control = if touches { listen(places)? } else { None };
+    *roll.lock().unwrap_or_else(PoisonError::into_inner) = served;
     // Ends with what follows, and takes the socket away.
     let mut beside = JoinSet::new();
     if let Some(control) = control {
-        beside.spawn(control.serve(Arc::new(Mutex::new(served))));
+        beside.spawn(control.serve(Arc::clone(&roll)));
     }
     let mut mirrors = std::pin::pin!(all(running));
     let mut told: Option<u8> = None;

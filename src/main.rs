@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use lsyncd::cli::{
 use lsyncd::config::settings::Settings;
 use lsyncd::config::toml::Settings as FileSettings;
 use lsyncd::config::{AnyMirror, Verify};
+use lsyncd::control::server::Roll;
 use lsyncd::control::{Places, Request, client};
 use lsyncd::daemon::detach::{Detached, Report, detach};
 use lsyncd::daemon::pidfile::PidFile;
@@ -27,6 +29,7 @@ use lsyncd::error::{Error, Exit, Result};
 use lsyncd::source::Source;
 use lsyncd::view::status::Said;
 use lsyncd::view::two::{LogOptions, Traces, TwoLog};
+use lsyncd::view::web::{self, Web};
 use lsyncd::view::{self, LogFormat, Screen, Style, View};
 use tracing_subscriber::EnvFilter;
 
@@ -72,8 +75,9 @@ fn run(screen: &Screen) -> Result<u8> {
         Invocation::Two(line) => return run_two(&line, &world),
         Invocation::Print { text, exit } => print(text.as_bytes(), exit),
         Invocation::Generate(what) => print(&cli::generate(what)?, Exit::Done),
-        Invocation::Push { mirrors, once, dry_run, verify, control, output } => {
-            push(screen, mirrors, PushOptions { once, dry_run, verify }, &control, output)
+        Invocation::Push { mirrors, once, dry_run, verify, control, metrics, output } => {
+            let seen = Seen { control, metrics, output };
+            push(screen, mirrors, PushOptions { once, dry_run, verify }, &seen, &world)
         }
         Invocation::Run(many) => run_many(*many, &world),
         Invocation::Ask(asked) => ask(&asked),
@@ -99,21 +103,38 @@ fn run(screen: &Screen) -> Result<u8> {
     exit.map(|exit| exit as u8)
 }
 
+/// Where running mirrors are seen.
+struct Seen {
+    control: Places,
+    metrics: Option<SocketAddr>,
+    output: Output,
+}
+
+impl Seen {
+    fn web(&self, world: &World) -> Result<Option<Web>> {
+        self.metrics.map(|address| Web::bind(address, &world.host)).transpose()
+    }
+}
+
 fn push(
     screen: &Screen,
     mirrors: Vec<AnyMirror>,
     how: PushOptions,
-    control: &Places,
-    output: Output,
+    seen: &Seen,
+    world: &World,
 ) -> Result<Exit> {
+    let Seen { control, output, .. } = seen;
+    let output = *output;
     let verify = how.verify != Verify::No;
     let style = Style { verify, ..style(output, how.dry_run, mirrors.len() > 1) };
     start_log(screen, output);
     let view = Arc::new(View::new(style, screen.clone()));
     let metrics = Arc::clone(&view);
+    let (web, roll) = (seen.web(world)?, Roll::default());
     let result = on_runtime(async {
         tokio::select! {
-            result = daemon::push(mirrors, how, control, metrics) => result,
+            result = daemon::push(mirrors, how, control, Arc::clone(&roll), metrics) => result,
+            () = web::serve(web, roll, Arc::clone(&view)) => Ok(Exit::Failed),
             () = screen.nobody_reads() => Ok(Exit::Done),
         }
     });
@@ -123,7 +144,8 @@ fn push(
 
 /// Keeps the mirrors of a file going.
 fn run_many(many: ManyMirrors, world: &World) -> Result<Exit> {
-    let ManyMirrors { config, settings, mirrors, daemon, control, output } = many;
+    let ManyMirrors { config, settings, mirrors, daemon, control, metrics, output } = many;
+    let seen = Seen { control, metrics, output };
     let mut report = match daemon {
         false => None,
         true => match detach()? {
@@ -131,7 +153,7 @@ fn run_many(many: ManyMirrors, world: &World) -> Result<Exit> {
             Detached::Daemon(report) => Some(report),
         },
     };
-    let result = keep_many(config, &settings, mirrors, world, output, &control, || {
+    let result = keep_many(config, &settings, mirrors, world, &seen, || {
         if let Some(report) = report.take() {
             report.started()?;
             // It has left all that it was started with, and its log.
@@ -155,16 +177,16 @@ fn keep_many(
     settings: &FileSettings,
     mirrors: Vec<AnyMirror>,
     world: &World,
-    output: Output,
-    control: &Places,
+    seen: &Seen,
     started: impl FnOnce() -> Result<()>,
 ) -> Result<Exit> {
     // Held, and locked, until the end.
     let _pidfile = settings.pidfile.as_deref().map(PidFile::create).transpose()?;
     settings.logfile.as_deref().map_or(Ok(()), view::log_to)?;
     let screen = Screen::new(settings.logfile.is_some() || wants_times());
-    start_log(&screen, output);
-    let view = Arc::new(View::new(style(output, false, true), screen.clone()));
+    start_log(&screen, seen.output);
+    let (web, roll, control) = (seen.web(world)?, Roll::default(), &seen.control);
+    let view = Arc::new(View::new(style(seen.output, false, true), screen.clone()));
     let (metrics, service) = (Arc::clone(&view), Service::new(world.notify));
     let (world, logfile) = (world.clone(), settings.logfile.clone());
     let reload: many::Reload = Arc::new(move || {
@@ -175,7 +197,10 @@ fn keep_many(
     });
     let result = on_runtime(async {
         tokio::select! {
-            result = many::run(mirrors, reload, metrics, control, service, started) => result,
+            result = many::run(
+                mirrors, reload, metrics, control, Arc::clone(&roll), service, started,
+            ) => result,
+            () = web::serve(web, roll, Arc::clone(&view)) => Ok(Exit::Failed),
             () = screen.nobody_reads() => Ok(Exit::Done),
         }
     });
@@ -185,6 +210,9 @@ fn keep_many(
 
 /// Asks a running lsyncd.
 fn ask(asked: &Asked) -> Result<Exit> {
+    if asked.what == Steering::Monitor {
+        return view::monitor::run(&asked.places, &asked.which).map(|()| Exit::Done);
+    }
     let processes = client::processes(&asked.places)?;
     if asked.what == Steering::Status {
         let processes = client::of(processes, &asked.which)?;
@@ -202,7 +230,7 @@ fn ask(asked: &Asked) -> Result<Exit> {
     let mut exit = Exit::Done;
     for (process, mirrors) in client::meant(processes, &asked.which)? {
         let (request, patience) = match asked.what {
-            Steering::Status | Steering::Pause => {
+            Steering::Status | Steering::Monitor | Steering::Pause => {
                 (Request::Pause { mirrors }, Some(Duration::ZERO))
             }
             Steering::Resume { confirm } => {

@@ -19,6 +19,70 @@ pub trait Metrics: Send + Sync {
 
     /// A fact that somebody may want to see.
     fn notice(&self, notice: Notice);
+
+    /// A live change took so long in this stage of its way. Who does not keep times lets it go.
+    fn took(&self, stage: Stage, time: Duration) {
+        let _ = (stage, time);
+    }
+}
+
+/// A stage of a live change's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// From its first event until it left: its delay, and the look.
+    Waiting,
+    /// From then until the target acknowledged it.
+    Travelling,
+}
+
+impl Stage {
+    /// Both.
+    pub const ALL: [Stage; 2] = [Stage::Waiting, Stage::Travelling];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Waiting => "waiting",
+            Stage::Travelling => "travelling",
+        }
+    }
+}
+
+/// The bounds of what times are sorted into, in milliseconds; above the last is the rest.
+pub const BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 250, 1000, 5000, 30_000, 300_000];
+
+/// How many times were how long.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    counts: [AtomicU64; BOUNDS_MS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one.
+    pub fn add(&self, time: Duration) {
+        let at = BOUNDS_MS.partition_point(|ms| Duration::from_millis(*ms) < time);
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many were at most as long as each bound, and at last how many there were.
+    #[must_use]
+    pub fn so_far(&self) -> [u64; BOUNDS_MS.len() + 1] {
+        let mut sum = 0;
+        std::array::from_fn(|at| {
+            sum += self.counts[at].load(Ordering::Relaxed);
+            sum
+        })
+    }
+
+    /// All of them together.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
 }
 
 /// A fact about one mirror. `mirror` is its name.
@@ -53,6 +117,8 @@ pub enum Notice {
     Halted { mirror: Arc<str>, reason: String, hint: Option<String> },
     /// The configuration was read again, and what that changed. Of no mirror: of lsyncd itself.
     Reloaded { mirror: Arc<str>, text: String },
+    /// A page that shows how it stands is served there. Of no mirror: of lsyncd itself.
+    Serving { mirror: Arc<str>, url: String },
     /// Somebody paused it.
     Paused { mirror: Arc<str> },
     /// It goes on after a guard, or a pause.
@@ -88,6 +154,7 @@ impl Notice {
             | Notice::Reconnected { mirror }
             | Notice::Halted { mirror, .. }
             | Notice::Reloaded { mirror, .. }
+            | Notice::Serving { mirror, .. }
             | Notice::Paused { mirror }
             | Notice::Resumed { mirror }
             | Notice::Failed { mirror, .. }
@@ -231,6 +298,10 @@ counters! {
     Deletes "deletes" "" "Names deleted on targets.";
     Renames "renames" "" "Names renamed on targets.";
     Content "content" "bytes" "Bytes of content sent.";
+    Created "ops_create" "" "Names created on targets.";
+    Updated "ops_update" "" "Contents brought to targets.";
+    Attributed "ops_attributes" "" "Attributes brought to targets.";
+    Linked "ops_link" "" "Further names of files made on targets.";
     LinkOut "link_out" "bytes" "Bytes written to links.";
     LinkIn "link_in" "bytes" "Bytes read from links.";
     Reconnects "reconnects" "" "Links made again after they broke.";
@@ -293,6 +364,16 @@ impl Metrics for Counting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_sorted_into_what_they_are_not_longer_than() {
+        let histogram = Histogram::default();
+        for ms in [0, 1, 2, 3, 250, 251, 400_000] {
+            histogram.add(Duration::from_millis(ms));
+        }
+        assert_eq!(histogram.so_far(), [2, 3, 4, 4, 4, 4, 4, 5, 6, 6, 6, 6, 7]);
+        assert_eq!(histogram.sum(), Duration::from_millis(400_507));
+    }
 
     #[test]
     fn counters_have_names_of_their_own_and_count() {

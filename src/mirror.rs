@@ -256,6 +256,8 @@ pub struct Mirror {
     ready: bool,
     finished: bool,
     totals: Totals,
+    /// When the event came that is being handled.
+    now: Instant,
     out: Vec<Effect>,
 }
 
@@ -313,6 +315,7 @@ impl Mirror {
             ready: false,
             finished: false,
             totals: Totals::default(),
+            now: Instant::now(),
             out: Vec::new(),
         }
     }
@@ -322,6 +325,7 @@ impl Mirror {
         if self.finished {
             return Vec::new();
         }
+        self.now = now;
         self.collate.on_behalf_of(match &event {
             Event::Watched(_) | Event::Tick | Event::Unsettled { .. } | Event::Unproven { .. } => {
                 None
@@ -754,7 +758,8 @@ impl Mirror {
             if let Planned::Rename { from, to, .. } = &op {
                 self.flights.renamed_since(since, from, to);
             }
-            numbered.push(self.number(Flight { op, cause, first, cleared: 0 }));
+            let sent = self.now;
+            numbered.push(self.number(Flight { op, cause, first, sent, cleared: 0 }));
         }
         self.out.push(Effect::Send(numbered));
     }

@@ -3,17 +3,19 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::metrics::{Counter, Counters, Metrics, Notice};
+use crate::metrics::{Counter, Counters, Histogram, Metrics, Notice, Stage, Step};
 
 mod bars;
 mod json;
 mod log;
+pub mod monitor;
 mod screen;
 pub mod status;
 pub mod two;
+pub mod web;
 pub mod why;
 mod words;
 
@@ -61,6 +63,7 @@ pub struct View {
     style: Style,
     screen: Screen,
     counters: Counters,
+    times: [Histogram; Stage::ALL.len()],
     state: Mutex<State>,
 }
 
@@ -76,7 +79,24 @@ impl View {
     pub fn new(style: Style, screen: Screen) -> View {
         let bars = style.progress.then(|| Bars::new(screen.bars()));
         let state = State { words: Words::new(style), bars, json: json::Objects::new(style) };
-        View { style, screen, counters: Counters::default(), state: Mutex::new(state) }
+        View {
+            style,
+            screen,
+            counters: Counters::default(),
+            times: Default::default(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How long live changes were on their way.
+    pub fn times(&self) -> impl Iterator<Item = (Stage, &Histogram)> {
+        Stage::ALL.into_iter().zip(&self.times)
     }
 
     /// Takes what is drawn away, before the last words are written.
@@ -108,6 +128,18 @@ impl View {
     }
 }
 
+/// What a step counts as.
+fn kind_of(step: &Step) -> Counter {
+    match step {
+        Step::Create { .. } => Counter::Created,
+        Step::Update { .. } => Counter::Updated,
+        Step::Delete { .. } => Counter::Deletes,
+        Step::Rename { .. } => Counter::Renames,
+        Step::HardLink { .. } => Counter::Linked,
+        Step::Attributes { .. } => Counter::Attributed,
+    }
+}
+
 /// An error as everybody sees it: one line, and its hint, which may have several.
 pub fn show_error(screen: &Screen, error: &Error) {
     screen.err(&words::safe(&error.to_string()));
@@ -122,6 +154,15 @@ impl Metrics for View {
     }
 
     fn notice(&self, notice: Notice) {
+        if let Notice::Step { step, .. } = &notice
+            && !self.style.dry_run
+        {
+            self.counters.add(kind_of(step), 1);
+        }
         self.show(&notice, Instant::now());
+    }
+
+    fn took(&self, stage: Stage, time: Duration) {
+        self.times[stage as usize].add(time);
     }
 }

@@ -5,6 +5,8 @@
 mod actions;
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/contrib.rs"]
+mod contrib;
 #[path = "suite/deploy.rs"]
 mod deploy;
 #[path = "suite/docs.rs"]

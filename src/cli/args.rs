@@ -51,7 +51,7 @@ pub enum Generate {
     Fish,
 }
 
-/// The commands. Those that hold a [`Later`] are known and answer that they are not there yet.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Mirror now, then keep mirrored, in the foreground
@@ -79,8 +79,8 @@ pub(super) enum Command {
     ///
     /// It asks the rules given here, and those in files of SOURCE; no mirror has to run.
     Why(Box<WhyArgs>),
-    #[command(about = later!("Watch the mirrors of a running lsyncd"))]
-    Monitor(Later),
+    /// Watch the mirrors of a running lsyncd on the whole screen, with keys to steer them
+    Monitor(AskArgs),
     /// Compare a source and its target by content, and list what differs
     Verify(Box<VerifyArgs>),
     /// Load a configuration and say what each of its mirrors will do
@@ -118,12 +118,16 @@ pub(super) struct RunConfigArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) control: Option<PathBuf>,
 
+    /// Serve a page and metrics, as for push
+    #[arg(long, value_name = "ADDR")]
+    pub(super) metrics: Option<String>,
+
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
 /// Which mirrors are asked.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(args_override_self = true)]
 pub(super) struct AskArgs {
     /// The name of a mirror, or its source; needed where several run
@@ -179,13 +183,6 @@ pub(super) struct ConfigArgs {
     /// The configuration file: TOML if it is called *.toml, else Lua
     #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
     pub(super) config: OsString,
-}
-
-/// Whatever follows a command that is not there yet.
-#[derive(Debug, Args)]
-pub(super) struct Later {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub(super) rest: Vec<OsString>,
 }
 
 /// What is done with the agent of a host.
@@ -674,6 +671,8 @@ pub(super) struct DaemonArgs {
     /// find it by themselves]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) control: Option<PathBuf>,
-    #[arg(long, value_name = "ADDR", help = later!("Serve metrics by HTTP"))]
+    /// Serve a page that shows how the mirrors stand, /status.json, and /metrics in OpenMetrics, by
+    /// HTTP at PORT of this host alone, or at ADDRESS:PORT. Nothing can be changed there
+    #[arg(long, value_name = "ADDR")]
     pub(super) metrics: Option<String>,
 }

@@ -133,6 +133,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         dry_run: run.dry_run,
         verify: Verify::No,
         control: world.places(args.daemon.control.as_ref()),
+        metrics: optional("--metrics", args.daemon.metrics.as_deref(), value::listen)?,
         output: output(&args.output, world),
     })
 }
@@ -169,8 +170,8 @@ pub(super) fn verify(args: VerifyArgs, matches: &ArgMatches, world: &World) -> R
     };
     match push(&push_args, matches, world)? {
         Invocation::Push { mirrors, once, dry_run, output, .. } => {
-            let control = Places::default();
-            Ok(Invocation::Push { mirrors, once, dry_run, verify: heal, control, output })
+            let (control, metrics) = (Places::default(), None);
+            Ok(Invocation::Push { mirrors, once, dry_run, verify: heal, control, metrics, output })
         }
         other => Ok(other),
     }
@@ -218,7 +219,6 @@ fn refuse_what_is_not_there(args: &PushArgs) -> Result<()> {
             "--checksum with --rescan has rsync compare by content",
         ),
         (args.run.watch == Some(Watch::Fanotify), "--watch fanotify", "use --watch inotify"),
-        (args.daemon.metrics.is_some(), "--metrics", "--json reports what happens"),
     ];
     match table.into_iter().find(|(given, _, _)| *given) {
         Some((_, option, hint)) => Err(not_yet(option).hint(hint)),

@@ -1,6 +1,7 @@
 //! `lsyncd run`: from a configuration file to mirrors, by the same definitions as the command line.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use super::args::{PushArgs, RunConfigArgs};
 use super::legacy::CommandLine;
 use super::{Invocation, Output, World, push, rsync, shown};
 use crate::config::toml::{Known, Mirror, Settings, Shape, read};
-use crate::config::{AnyMirror, MirrorConfig, Verify, guard};
+use crate::config::{AnyMirror, MirrorConfig, Verify, guard, value};
 use crate::control::Places;
 use crate::daemon::two::{Carried, TwoMirror};
 use crate::error::{Error, Exit, Result};
@@ -46,6 +47,8 @@ pub struct ManyMirrors {
     pub daemon: bool,
     /// Where the control socket is to be.
     pub control: Places,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// What is said.
     pub output: Output,
 }
@@ -79,9 +82,12 @@ pub(super) fn run(args: &RunConfigArgs, world: &World) -> Result<Invocation> {
         return Err(Error::usage("--json does not go with a logfile, which is for people")
             .hint("lsyncd status --json says how the mirrors stand"));
     }
+    let metrics = args.metrics.as_deref().or(settings.metrics.as_deref());
+    let metrics = push::optional("--metrics", metrics, value::listen)?;
     let output = push::output(&args.output, world);
     Ok(Invocation::Run(Box::new(ManyMirrors {
         control: world.places(settings.control.as_ref()),
+        metrics,
         config,
         daemon: args.daemon,
         output: Output { progress: false, ..output },
@@ -98,6 +104,7 @@ fn two(args: &RunConfigArgs) -> Result<Invocation> {
         (quiet, "-q", "settings { log = … } says what is logged"),
         (verbose, "-v", "-log all, on Lsyncd 2's command line, or settings { log = 'all' }"),
         (args.control.is_some(), "--control", "its status is in settings { statusFile = … }"),
+        (args.metrics.is_some(), "--metrics", "its status is in settings { statusFile = … }"),
     ];
     if let Some((_, option, hint)) = table.into_iter().find(|(given, ..)| *given) {
         let what = format!("{option} does not go with a configuration of Lsyncd 2");

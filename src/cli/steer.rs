@@ -9,7 +9,7 @@ use super::{Invocation, World, push};
 use crate::config::value;
 use crate::control::Places;
 use crate::control::client::Which;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What a running lsyncd is asked.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Asked {
 pub enum Question {
     /// How they stand.
     Status,
+    /// How they stand, on the whole screen.
+    Monitor,
     /// To say when everything is mirrored, at the latest after this time.
     Flush(Option<Duration>),
     /// To begin nothing more.
@@ -83,6 +85,14 @@ pub(super) fn status(args: &StatusArgs, world: &World) -> Invocation {
 pub(super) fn flush(args: &FlushArgs, world: &World) -> Result<Invocation> {
     let timeout = push::optional("--timeout", args.timeout.as_deref(), value::seconds)?;
     Ok(ask(&args.ask, Question::Flush(timeout), false, world))
+}
+
+pub(super) fn monitor(args: &AskArgs, world: &World) -> Result<Invocation> {
+    if !world.stdout_terminal {
+        return Err(Error::usage("lsyncd monitor needs a terminal to draw on")
+            .hint("lsyncd status --json says the same to programs"));
+    }
+    Ok(ask(&AskArgs { all: true, ..args.clone() }, Question::Monitor, false, world))
 }
 
 pub(super) fn pause(args: &AskArgs, world: &World) -> Invocation {

@@ -27,6 +27,7 @@ fn place() -> Place {
         auth_sock: Some("/tmp/agent.sock".into()),
         runtime_dir: None,
         cache_dir: None,
+        host: "box".to_owned(),
         uid: 1000,
         notify: false,
         late_sources: false,
@@ -249,16 +250,14 @@ fn several_targets_are_several_mirrors() {
 #[test]
 fn what_is_not_there_yet_says_so() {
     let place = place();
-    for (line, option) in [
-        (&["-L"][..], "--copy-links"),
-        (&["--metrics", "x"], "--metrics"),
-        (&["--watch", "fanotify"], "--watch fanotify"),
-    ] {
+    for (line, option) in
+        [(&["-L"][..], "--copy-links"), (&["--watch", "fanotify"], "--watch fanotify")]
+    {
         assert_eq!(place.refused(line).0, format!("{option} is not there yet"));
     }
-    let (text, hint, exit) = place.error(&["monitor", "--some", "x"]);
-    assert_eq!(text, "lsyncd monitor is not there yet");
-    assert!(hint.starts_with("lsyncd push"), "{hint}");
+    let (text, hint, exit) = place.error(&["monitor"]);
+    assert_eq!(text, "lsyncd monitor needs a terminal to draw on");
+    assert!(hint.starts_with("lsyncd status"), "{hint}");
     assert_eq!(exit, Exit::Usage);
     let (text, hint, _) = place.error(&["why", "src"]);
     assert_eq!(text, "lsyncd why about a running mirror is not there yet");

@@ -54,6 +54,8 @@ pub struct Settings {
     pub logfile: Option<PathBuf>,
     /// Where the number of the process is written.
     pub pidfile: Option<PathBuf>,
+    /// Where metrics are served, as it is written.
+    pub metrics: Option<String>,
 }
 
 /// `[[mirror]]`.
@@ -73,7 +75,7 @@ pub struct Mirror {
 
 /// The keys of a mirror that are no options.
 const OWN: [&str; 4] = ["name", "source", "target", "targets"];
-const SETTINGS: [&str; 3] = ["control", "logfile", "pidfile"];
+const SETTINGS: [&str; 4] = ["control", "logfile", "metrics", "pidfile"];
 
 /// Reads a file's text. `known` are the options that a mirror may have; `file` is what it is called
 /// in errors.
@@ -167,6 +169,10 @@ impl Reader<'_> {
                 "control" => &mut settings.control,
                 "logfile" => &mut settings.logfile,
                 "pidfile" => &mut settings.pidfile,
+                "metrics" => {
+                    settings.metrics = Some(self.text_of("metrics", value)?);
+                    continue;
+                }
                 name => return Err(self.unknown(key, name, SETTINGS.into_iter())),
             };
             *field = Some(PathBuf::from(self.text_of(key.get_ref(), value)?));

@@ -2,6 +2,7 @@
 //!
 //! The errors are what is wrong with the value, to stand behind the option's name.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -182,8 +183,37 @@ pub fn words(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
+/// Where something listens: `PORT` or `:PORT` of this host alone, or `ADDRESS:PORT`.
+///
+/// # Errors
+/// In words, why it is none.
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+        let port = port.parse().map_err(|_| "not a port up to 65535".to_owned())?;
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    text.parse().map_err(|_| "neither PORT nor ADDRESS:PORT".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn who_gives_a_port_alone_means_this_host_alone() {
+        for (text, address) in [
+            ("9000", Ok("127.0.0.1:9000")),
+            (":9000", Ok("127.0.0.1:9000")),
+            ("0.0.0.0:80", Ok("0.0.0.0:80")),
+            ("[::1]:80", Ok("[::1]:80")),
+            ("70000", Err("not a port up to 65535")),
+            ("localhost:80", Err("neither PORT nor ADDRESS:PORT")),
+            ("", Err("neither PORT nor ADDRESS:PORT")),
+        ] {
+            let expected = address.map(|a| a.parse().unwrap()).map_err(str::to_owned);
+            assert_eq!(listen(text), expected, "{text}");
+        }
+    }
+
     use super::*;
 
     #[test]

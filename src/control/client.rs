@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process that answers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Process {
     socket: PathBuf,
     /// How it stands.
@@ -127,7 +127,8 @@ pub fn steer(
     request: &Request,
     patience: Option<Duration>,
 ) -> Result<Vec<Steered>> {
-    match ask(&process.socket, request, patience.map(|patience| patience + PATIENCE))? {
+    match ask(&process.socket, request, patience.map(|patience| patience.saturating_add(PATIENCE)))?
+    {
         Reply::Steered(all) => Ok(all),
         _ => Err(wrong(&process.socket)),
     }

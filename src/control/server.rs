@@ -303,29 +303,34 @@ impl Board {
     }
 
     async fn status(&self) -> Status {
-        let mut mirrors = Vec::new();
-        let roll = locked(&self.roll).clone();
-        for mirror in &roll {
-            let source = mirror.source.as_os_str().as_encoded_bytes();
-            let status = MirrorStatus::silent(&mirror.name, source, &mirror.target, mirror.carrier);
-            let standing = ask(mirror, Steer::Standing);
-            mirrors.push(match tokio::time::timeout(ANSWER, standing).await {
-                Ok(Some(standing)) => status.standing(*standing),
-                _ => match locked(&mirror.away).clone() {
-                    Some(why) => {
-                        let reason = Some(format!("{why}; it is tried again"));
-                        MirrorStatus { state: State::Waiting, reason, ..status }
-                    }
-                    None => status,
-                },
-            });
-        }
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            uptime_seconds: self.began.elapsed().as_secs_f64(),
-            mirrors,
-        }
+        status_of(&self.roll, self.began).await
+    }
+}
+
+/// How the mirrors of this process stand, which began then.
+pub async fn status_of(roll: &Roll, began: Instant) -> Status {
+    let mut mirrors = Vec::new();
+    let roll = locked(roll).clone();
+    for mirror in &roll {
+        let source = mirror.source.as_os_str().as_encoded_bytes();
+        let status = MirrorStatus::silent(&mirror.name, source, &mirror.target, mirror.carrier);
+        let standing = ask(mirror, Steer::Standing);
+        mirrors.push(match tokio::time::timeout(ANSWER, standing).await {
+            Ok(Some(standing)) => status.standing(*standing),
+            _ => match locked(&mirror.away).clone() {
+                Some(why) => {
+                    let reason = Some(format!("{why}; it is tried again"));
+                    MirrorStatus { state: State::Waiting, reason, ..status }
+                }
+                None => status,
+            },
+        });
+    }
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: began.elapsed().as_secs_f64(),
+        mirrors,
     }
 }
 

@@ -77,6 +77,7 @@ pub async fn run(
     reload: Reload,
     metrics: Arc<dyn Metrics>,
     places: &Places,
+    roll: Roll,
     service: Service,
     started: impl FnOnce() -> Result<()>,
 ) -> Result<Exit> {
@@ -84,7 +85,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(cannot)?;
-    let mut many = Many { metrics, sources: Vec::new(), kept: Vec::new(), roll: Roll::default() };
+    let mut many = Many { metrics, sources: Vec::new(), kept: Vec::new(), roll };
     let control = listen(places)?;
     many.change(mirrors).await?;
     // Ends with what follows, and takes the socket away.

@@ -1,6 +1,7 @@
 //! What comes to a mirror, what it wants done, and what it wants people to know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lsync_protocol::entry::{Digest, Kind, Named};
 use lsync_protocol::handshake::{Identity, Welcome};
@@ -210,6 +211,13 @@ pub enum Effect {
     CheckRoot {
         /// Whatever stands there now is accepted as the root.
         accept: bool,
+    },
+    /// A live change has arrived.
+    Arrived {
+        /// From its first event until it left.
+        waited: Duration,
+        /// From then on.
+        travelled: Duration,
     },
     /// What somebody waited for has come.
     Flushed {

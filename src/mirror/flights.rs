@@ -30,6 +30,8 @@ pub(crate) struct Flight {
     pub(crate) cause: Cause,
     /// When the change was first heard of.
     pub(crate) first: Instant,
+    /// When it was sent.
+    pub(crate) sent: Instant,
     /// How often a directory was cleared for it.
     pub(crate) cleared: u32,
 }
@@ -313,9 +315,9 @@ mod tests {
 
     #[test]
     fn an_ack_finds_its_path_after_a_rename() {
-        let mut flights = Flights::default();
+        let (mut flights, now) = (Flights::default(), Instant::now());
         let op = Planned::Remove { path: path("a/x"), kind: Kind::File };
-        flights.insert(1, Flight { op, cause: Cause::Live, first: Instant::now(), cleared: 0 });
+        flights.insert(1, Flight { op, cause: Cause::Live, first: now, sent: now, cleared: 0 });
         flights.renamed(&path("a"), &path("b"));
         assert!(flights.busy(&path("b/x")) && !flights.busy(&path("a/x")));
         let flight = flights.remove(1).unwrap();
@@ -325,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_rename_keeps_both_names_busy() {
-        let mut flights = Flights::default();
+        let (mut flights, now) = (Flights::default(), Instant::now());
         let op = Planned::Rename {
             from: path("a"),
             to: path("b"),
@@ -333,7 +335,7 @@ mod tests {
             size: None,
             mtime: None,
         };
-        flights.insert(1, Flight { op, cause: Cause::Walk, first: Instant::now(), cleared: 0 });
+        flights.insert(1, Flight { op, cause: Cause::Walk, first: now, sent: now, cleared: 0 });
         assert!(flights.busy(&path("a")) && flights.busy(&path("b")));
         assert_eq!(flights.of_walk(), 1);
         flights.renamed(&path("b"), &path("c"));

@@ -493,6 +493,11 @@ impl Mirror {
                         _ => None,
                     };
                     let outcome = said.remove(&id);
+                    if flight.cause == Cause::Live && outcome.is_none() {
+                        let waited = flight.sent.saturating_duration_since(flight.first);
+                        let travelled = now.saturating_duration_since(flight.sent);
+                        self.out.push(Effect::Arrived { waited, travelled });
+                    }
                     self.link_ended(&flight.op, outcome.as_ref(), now);
                     if outcome.is_none() && is_content(&flight.op) {
                         self.recent.sent(&path, is_small_content(&flight.op), now);

@@ -26,7 +26,7 @@ use crate::collate::Batch;
 use crate::config::{MirrorConfig, Verify};
 use crate::error::{Error, Exit, Result};
 use crate::link::Remote;
-use crate::metrics::{self, Counter, Metrics, Notice, Step};
+use crate::metrics::{self, Counter, Metrics, Notice, Stage, Step};
 use crate::plan::Planned;
 use crate::source::{Events, Found, OwnerNames, Source};
 
@@ -542,6 +542,10 @@ impl Loop {
                 if let Some(carrier) = carrier {
                     carrier.commit(staged, id, path);
                 }
+            }
+            Effect::Arrived { waited, travelled } => {
+                self.running.metrics.took(Stage::Waiting, waited);
+                self.running.metrics.took(Stage::Travelling, travelled);
             }
             Effect::Flushed { token, end } => {
                 if let Some(answer) = self.flushes.remove(&token) {

@@ -83,6 +83,7 @@ impl Objects {
                 ("halted", json!({ "reason": reason, "hint": hint }))
             }
             Notice::Reloaded { text, .. } => ("reloaded", json!({ "text": text })),
+            Notice::Serving { url, .. } => ("serving", json!({ "url": url })),
             Notice::Paused { .. } => ("paused", json!({})),
             Notice::Resumed { .. } => ("resumed", json!({})),
             Notice::Failed { what, hint, .. } => ("failed", json!({ "cause": what, "hint": hint })),

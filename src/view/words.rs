@@ -141,6 +141,9 @@ impl Words {
             }
             // It is lsyncd's own line, and no mirror's.
             Notice::Reloaded { text, .. } if loud => vec![Line::Err(safe(text))],
+            Notice::Serving { url, .. } if loud => {
+                vec![Line::Err(format!("{url} shows how it stands"))]
+            }
             Notice::Paused { .. } if loud => {
                 line(format!("paused: {name}; lsyncd resume has it go on"))
             }
@@ -157,6 +160,7 @@ impl Words {
             | Notice::Progress { .. }
             | Notice::Warning { .. }
             | Notice::Reloaded { .. }
+            | Notice::Serving { .. }
             | Notice::Paused { .. }
             | Notice::Resumed { .. }
             | Notice::Step { .. }

@@ -81,7 +81,7 @@ fn errors_are_a_line_and_a_hint_on_standard_error() {
         (
             &["monitor", "src"],
             2,
-            "lsyncd: lsyncd monitor is not there yet\nhint: lsyncd push SOURCE TARGET... mirrors a directory, in the foreground\n",
+            "lsyncd: lsyncd monitor needs a terminal to draw on\nhint: lsyncd status --json says the same to programs\n",
         ),
         (
             &["-rsyncssh", "no", "h", "d"],

@@ -109,6 +109,7 @@ impl Home {
             cwd: self.0.path().join("cwd"),
             home: Some(self.0.path().to_owned()),
             user: Some("me".to_owned()),
+            stdout_terminal: true,
             ..World::default()
         }
     }

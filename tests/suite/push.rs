@@ -73,6 +73,8 @@ mod signals;
 mod steady;
 #[path = "push/trash.rs"]
 mod trash;
+#[path = "push/web.rs"]
+mod web;
 #[path = "push/why.rs"]
 mod why;
 

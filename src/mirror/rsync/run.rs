@@ -319,11 +319,7 @@ impl Loop {
                 .run(&what, Some(&root), |step, bytes| {
                     far.sent.fetch_add(bytes, Ordering::Relaxed);
                     metrics.count(Counter::Content, bytes);
-                    let counter = match step {
-                        metrics::Step::Delete { .. } => Counter::Deletes,
-                        _ => Counter::Ops,
-                    };
-                    metrics.count(counter, 1);
+                    metrics.count(Counter::Ops, 1);
                     metrics.notice(Notice::Step { mirror: Arc::clone(&name), step });
                 })
                 .await;

@@ -496,6 +496,7 @@ impl World {
             }
             Effect::Relist { walk, dir } => self.asks.push_back(Ask::Relist(walk, dir)),
             Effect::StopWalk => self.walking = None,
+            Effect::Arrived { .. } => {}
             Effect::Flushed { token, end } => self.flushed.push((token, end)),
             Effect::Say(report) => self.said.push(report),
             Effect::Finish(exit) => self.exit = Some(exit),

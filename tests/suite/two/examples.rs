@@ -46,6 +46,10 @@ fn all_of_them_load() {
     let mut names = BTreeSet::new();
     for file in fs::read_dir(directory()).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
+        // Ours is told about elsewhere.
+        if name == "lsyncd.toml" {
+            continue;
+        }
         let stage = Stage::new(Way::Local);
         fs::write(stage.path("c.lua"), example(&stage, &name)).unwrap();
         let mut command = stage.lsyncd();
