@@ -3,6 +3,7 @@
 //! The command line (and later a file) becomes these values; everything below takes them as they
 //! are and reads neither the environment nor a file.
 
+use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -201,6 +202,15 @@ impl Default for Attributes {
     }
 }
 
+/// Commands for a shell that are run when something happens to a mirror.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// When everything has arrived, after something was sent.
+    pub synced: Option<OsString>,
+    /// When a path cannot be mirrored.
+    pub problem: Option<OsString>,
+}
+
 /// One source to one target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MirrorConfig {
@@ -259,6 +269,8 @@ pub struct MirrorConfig {
     pub ssh: SshOptions,
     /// Which agent runs there.
     pub agent: AgentOptions,
+    /// What is run when something happens.
+    pub hooks: Hooks,
 }
 
 impl MirrorConfig {
@@ -292,6 +304,7 @@ impl MirrorConfig {
             watch: WatchChoice::default(),
             ssh: SshOptions::default(),
             agent: AgentOptions::default(),
+            hooks: Hooks::default(),
         }
     }
 }

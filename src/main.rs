@@ -319,6 +319,7 @@ fn keep_two(
     let _pidfile = setup.settings.pidfile.as_deref().map(PidFile::create).transpose()?;
     let (line, world, heard) = (line.clone(), world.clone(), Arc::clone(log));
     let running = setup.settings.clone();
+    let places = world.places(None);
     let reload: Reload = Arc::new(move || {
         let mut setup = two::load(&line, &world, Arc::clone(&heard) as Arc<dyn ActionLog>)?;
         setup.settings.keep_of(&running);
@@ -326,7 +327,7 @@ fn keep_two(
         Ok((setup, Arc::new(log) as Arc<dyn Told>))
     });
     let told = Arc::clone(log) as Arc<dyn Told>;
-    on_runtime(daemon::two::run(setup, reload, told, started))
+    on_runtime(daemon::two::run(setup, reload, told, &places, started))
 }
 
 fn agent(screen: &Screen, visit: &AgentVisit) -> Result<Exit> {

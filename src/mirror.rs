@@ -16,6 +16,7 @@ mod fixed;
 mod flights;
 mod flush;
 mod guard;
+mod hooks;
 mod lacks;
 mod linking;
 mod links;

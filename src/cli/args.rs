@@ -434,6 +434,16 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) mkpath: bool,
 
+    /// Have a shell run this when everything has arrived, at most once a second and one at a time;
+    /// LSYNCD_MIRROR, LSYNCD_SOURCE, LSYNCD_TARGET and LSYNCD_OPS are in its environment
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) on_synced: Option<OsString>,
+
+    /// Have a shell run this when a path cannot be mirrored; LSYNCD_PATH, LSYNCD_CAUSE and
+    /// LSYNCD_TRIES are in its environment, too
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) on_problem: Option<OsString>,
+
     #[command(flatten)]
     pub(super) trash: TrashArgs,
 }

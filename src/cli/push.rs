@@ -19,8 +19,8 @@ use super::args::{
 use super::{AgentVisit, Invocation, Output, World, not_yet, place, rsync, rules, shown};
 use crate::config::target::{BadTarget, rsync_daemon};
 use crate::config::{
-    AgentOptions, AnyMirror, Attributes, Delete, MirrorConfig, SshOptions, SshTarget, Target,
-    Verify, WatchChoice, guard, value,
+    AgentOptions, AnyMirror, Attributes, Delete, Hooks, MirrorConfig, SshOptions, SshTarget,
+    Target, Verify, WatchChoice, guard, value,
 };
 use crate::control::Places;
 use crate::error::{Error, Result};
@@ -97,6 +97,7 @@ pub(super) fn push(args: &PushArgs, matches: &ArgMatches, world: &World) -> Resu
         watch,
         ssh,
         agent,
+        hooks: Hooks { synced: run.on_synced.clone(), problem: run.on_problem.clone() },
         ..MirrorConfig::new("", source, Target::Local("/".into()))
     };
     let mut mirrors = Vec::new();

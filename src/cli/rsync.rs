@@ -117,6 +117,7 @@ fn mirror(args: &PushArgs, base: &MirrorConfig, name: &str, target: &OsStr) -> R
         max_size: base.max_size,
         rescan: base.rescan,
         watch: base.watch,
+        hooks: base.hooks.clone(),
         ..RsyncMirror::new(name, base.source.clone(), target)
     })
 }

@@ -45,7 +45,7 @@ pub enum Question {
 impl World {
     /// Where the control sockets of this user stand.
     #[must_use]
-    pub(super) fn places(&self, socket: Option<&PathBuf>) -> Places {
+    pub fn places(&self, socket: Option<&PathBuf>) -> Places {
         // sudo and su may leave another user's.
         let ours = |dir: &PathBuf| std::fs::metadata(dir).is_ok_and(|dir| dir.uid() == self.uid);
         let runtime = self.runtime_dir.clone().filter(ours).map(|dir| dir.join("lsyncd"));

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Delete, MaxDelete, WatchChoice};
+use super::{Delete, Hooks, MaxDelete, WatchChoice};
 use crate::filter::Filter;
 
 mod exitcodes;
@@ -72,6 +72,8 @@ pub struct RsyncMirror {
     pub why: Option<String>,
     /// Which watcher is used.
     pub watch: WatchChoice,
+    /// What is run when something happens.
+    pub hooks: Hooks,
 }
 
 impl RsyncMirror {
@@ -102,6 +104,7 @@ impl RsyncMirror {
             rescan: Some(super::DEFAULT_RESCAN),
             why: None,
             watch: WatchChoice::default(),
+            hooks: Hooks::default(),
         }
     }
 

@@ -62,6 +62,12 @@ impl Served {
         Served { name: name.to_owned(), source, target, carrier, ask, away: Arc::default() }
     }
 
+    /// The same, where somebody else knows where it is asked, and may change that.
+    #[must_use]
+    pub fn at(self, ask: Arc<Mutex<mpsc::Sender<Steer>>>) -> Served {
+        Served { ask, ..self }
+    }
+
     /// It does not run, and is to be begun again.
     pub fn is_away(&self, why: &str) {
         *locked(&self.away) = Some(why.to_owned());

@@ -227,23 +227,15 @@ async fn end(all: Vec<Kept>) {
     for kept in &all {
         let _ = kept.stop.send(true);
     }
+    let ends: Vec<_> = all.iter().map(|kept| kept.keeps.abort_handle()).collect();
     let ended = async {
-        for mut kept in all {
-            let aborted = kept.keeps.abort_handle();
-            let _abort = Abort(aborted);
-            let _ = (&mut kept.keeps).await;
+        for kept in all {
+            let _ = kept.keeps.await;
         }
     };
     let _ = tokio::time::timeout(LAST_ORDERS, ended).await;
-}
-
-/// Ends a task that was not waited for.
-struct Abort(tokio::task::AbortHandle);
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    // Nothing of them goes on beside what takes their place.
+    ends.iter().for_each(tokio::task::AbortHandle::abort);
 }
 
 /// What keeps one mirror going.

@@ -4,10 +4,11 @@
 //! configuration that can be loaded ends the round; a broken one changes nothing.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mlua::Lua;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::carrier::action::ActionLog;
 use crate::config::MirrorConfig;
@@ -15,6 +16,9 @@ use crate::config::lua::Entry;
 use crate::config::rsync::RsyncMirror;
 use crate::config::settings::Settings;
 use crate::config::tunnel::TunnelKeys;
+use crate::control::Places;
+use crate::control::server::Roll;
+use crate::daemon::listen;
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
@@ -88,15 +92,23 @@ pub async fn run(
     setup: Setup,
     reload: Reload,
     told: Arc<dyn Told>,
+    places: &Places,
     started: impl FnOnce() -> Result<()>,
 ) -> Result<u8> {
     let mut signals = Signals::new()?;
+    let roll = Roll::default();
+    // Ends with what follows, and takes the socket away.
+    let mut beside = JoinSet::new();
+    if let Some(control) = listen(places)? {
+        beside.spawn(control.serve(Arc::clone(&roll)));
+    }
     let (mut setup, mut told) = (setup, told);
     let mut started = Some(started);
     let mut insist = setup.settings.insist;
     let mut patient = false;
     loop {
         let mut round = Round::start(setup, insist, patient, told)?;
+        *roll.lock().unwrap_or_else(PoisonError::into_inner) = std::mem::take(&mut round.served);
         match round.until_it_ends(&mut signals, &reload, &mut started).await {
             Ended::Exit(exit) => return exit,
             Ended::Again(next) => (setup, told) = *next,

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connect::{Connected, Greeting, back_off, connect};
+use super::hooks::Hooked;
 use super::steer::{Flushed, Steer, Steered};
 use super::{Effect, Event, Mirror, Report, Rules, Totals, Unasked};
 use crate::carrier::agent::{AgentCarrier, CarrierOptions};
@@ -168,6 +169,7 @@ struct Loop {
     /// Who waits for a flush, by its number.
     flushes: HashMap<u64, oneshot::Sender<Flushed>>,
     finish: Option<Exit>,
+    hooks: Hooked,
     name: Arc<str>,
 }
 
@@ -218,6 +220,9 @@ pub async fn run(running: Running) -> Result<Exit> {
         .spawn(move || look(&source, &asked, &answers))
         .map_err(|error| Error::failed("cannot start a thread").because(error))?;
     let name: Arc<str> = config.name.as_str().into();
+    let touches = !running.dry_run && running.verify == Verify::No;
+    let hooks = if touches { config.hooks.clone() } else { Default::default() };
+    let hooks = Hooked::new(&hooks, &name, &config.source, &config.target.to_string());
     let mut this = Loop {
         mirror: Mirror::new(rules),
         link: Link::Down(Instant::now()),
@@ -239,6 +244,7 @@ pub async fn run(running: Running) -> Result<Exit> {
         down_for: None,
         flushes: HashMap::new(),
         finish: None,
+        hooks,
         name,
         running,
     };
@@ -278,6 +284,7 @@ impl Loop {
             if let Some(ended) = self.take(came).await? {
                 return Ok(ended);
             }
+            self.hooks.even(self.mirror.is_even(), self.mirror.totals().ops);
             if let Link::Up { carrier, told, .. } = &mut self.link {
                 // What is only compared is not mirrored.
                 let only = self.running.verify != Verify::No;
@@ -289,6 +296,9 @@ impl Loop {
             }
             if let Some(exit) = self.finish {
                 self.say_goodbye().await;
+                if self.running.once {
+                    self.hooks.finish().await;
+                }
                 if self.running.once && exit != Exit::Stopped {
                     let totals = self.totals(self.mirror.totals());
                     let differences = self.mirror.differences();
@@ -628,6 +638,7 @@ impl Loop {
         match report {
             Report::Problem(problem) => {
                 self.count(Counter::Problems, 1);
+                self.hooks.problem(&problem);
                 self.notice(|mirror| Notice::Problem { mirror, problem });
             }
             Report::Solved(path) => self.notice(|mirror| Notice::Solved { mirror, path }),

@@ -424,6 +424,12 @@ fn a_configuration_of_lsyncd_2_runs_in_the_foreground() {
     let lua = stage.path("c.lua");
     let run = Push::start(command(&stage, &["run", lua.to_str().unwrap()]));
     wait_until("it mirrors", || stage.t("small").exists());
+    // It may be asked as any other.
+    fs::write(stage.s("new"), "x").unwrap();
+    let flushed = ask(&stage, &["flush"]);
+    assert_eq!(flushed.code, Some(0), "{flushed:?}");
+    assert!(stage.t("new").exists());
+    assert_eq!(status(&stage, "Sync1")["state"], "live");
     let refused = ask(&stage, &["run", "--json", lua.to_str().unwrap()]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
     let ended = run.stop(Signal::TERM);

@@ -37,6 +37,8 @@ mod first;
 mod grow;
 #[path = "push/guards.rs"]
 mod guards;
+#[path = "push/hooks.rs"]
+mod hooks;
 #[path = "push/hostile.rs"]
 mod hostile;
 #[path = "push/inplace.rs"]

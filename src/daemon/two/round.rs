@@ -17,6 +17,8 @@ use crate::carrier::tunnel::Tunnel;
 use crate::config::MirrorConfig;
 use crate::config::crontab::Crontab;
 use crate::config::rsync::RsyncMirror;
+use crate::control::server::{Served, way};
+use crate::control::status::CarrierName;
 use crate::daemon::late::LateSource;
 use crate::daemon::statusfile::StatusFile;
 use crate::error::{Error, Exit, Result};
@@ -53,6 +55,8 @@ pub(super) struct Round {
     patient: bool,
     /// `settings.maxProcesses`.
     limit: Option<Arc<Semaphore>>,
+    /// Those that may be asked how they stand.
+    pub(super) served: Vec<Served>,
 }
 
 /// A mirror that may have to be carried by rsync.
@@ -89,6 +93,7 @@ impl Round {
                 false => Starts::new(mirrors.len()),
             }),
             once: settings.onepass,
+            served: Vec::new(),
             patient,
             limit: settings.max_processes.map(|most| {
                 let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
@@ -100,10 +105,15 @@ impl Round {
         for (place, mirror) in mirrors.into_iter().enumerate() {
             let through = mirror.tunnel.and_then(|at| tunnels.get(at));
             round.introduce(&mirror, through.map(Arc::as_ref));
-            let TwoMirror { name, carried, rules, crontab, tunnel, .. } = mirror;
+            let TwoMirror { name, source: path, target, carried, rules, crontab, tunnel, .. } =
+                mirror;
             let crontab = match crontab.as_slice() {
                 [] => None,
                 specs => Some(Crontab::parse(specs.iter().map(String::as_str))?),
+            };
+            let carrier = match &carried {
+                Carried::Agent(..) => CarrierName::Agent,
+                Carried::Rsync(_) | Carried::Actions(..) => CarrierName::Rsync,
             };
             let (source, knows) = match carried {
                 Carried::Agent(config, spare) => round.agent(&name, *config, spare)?,
@@ -127,6 +137,11 @@ impl Round {
                     continue;
                 }
             };
+            if let Knows::Mirror(ask) = &knows {
+                let first = ask.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let served = Served::new(&name, path, target, carrier, first);
+                round.served.push(served.at(Arc::clone(ask)));
+            }
             if let Some(crontab) = crontab {
                 let (source, told) = (Arc::clone(&source), Arc::clone(&round.told));
                 round.beside.spawn(clock::keep(crontab, name.clone(), told, move || {
@@ -205,7 +220,7 @@ impl Round {
         let watch = live.then_some(config.watch);
         let source = LateSource::new(name, &config.source, scope, watch, config.rescan);
         let source = source.begin(self.patient, &*self.metrics())?;
-        let (ask, steered) = mpsc::channel(1);
+        let (ask, steered) = way();
         let ask = Arc::new(Mutex::new(ask));
         let (once, key, has_other_way) = (self.once, connect::random()?, spare.is_some());
         let (metrics, starts) = (self.metrics(), Arc::clone(&self.starts));
@@ -247,7 +262,7 @@ impl Round {
         source: &Arc<LateSource>,
         tunnel: Option<Arc<Tunnel>>,
     ) -> mpsc::Sender<Steer> {
-        let (ask, steered) = mpsc::channel(1);
+        let (ask, steered) = way();
         let (once, metrics, limit) = (self.once, self.metrics(), self.limit.clone());
         let (starts, late) = (Arc::clone(&self.starts), Arc::clone(source));
         let (mut stop, name) = (self.stop.subscribe(), name.to_owned());

@@ -127,6 +127,7 @@ impl State {
         self.confirmed &= self.is_full_due();
         let totals = self.totals;
         if self.rules.once {
+            self.ready = true;
             let exit = if self.problems.is_empty() { Exit::Done } else { Exit::Partial };
             return self.finish(exit);
         }

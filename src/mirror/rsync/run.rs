@@ -19,6 +19,7 @@ use crate::error::{Error, Exit, Result};
 use crate::metrics::{self, Counter, Metrics, Notice, Progress};
 use crate::mirror::connect::random;
 use crate::mirror::flush::PROBLEMS_MAX;
+use crate::mirror::hooks::Hooked;
 use crate::mirror::run::{Starts, events, jittered, steered, stopped, until};
 use crate::mirror::steer::{Flushed, Resumed, Stand, Standing, Steer, Steered};
 use crate::mirror::{Report, RootTrouble};
@@ -85,6 +86,7 @@ struct Loop {
     /// Who waits for a flush, by its number.
     flushes: HashMap<u64, oneshot::Sender<Flushed>>,
     ready: bool,
+    hooks: Hooked,
     ended: Option<Result<Exit>>,
     name: Arc<str>,
 }
@@ -117,6 +119,9 @@ pub async fn run(running: RsyncRunning) -> Result<Exit> {
         seed: random::<8>().map_or(1, u64::from_le_bytes),
     };
     let (heard, hears) = mpsc::channel(16);
+    let hooks = if running.dry_run { Default::default() } else { config.hooks.clone() };
+    let target = Escaped(config.target.as_encoded_bytes()).to_string();
+    let hooks = Hooked::new(&hooks, &name, &config.source, &target);
     let mut this = Loop {
         state: State::new(config, rules),
         rsync: None,
@@ -131,6 +136,7 @@ pub async fn run(running: RsyncRunning) -> Result<Exit> {
         reconnects: 0,
         flushes: HashMap::new(),
         ready: false,
+        hooks,
         ended: None,
         name,
         running,
@@ -146,6 +152,9 @@ impl Loop {
         self.handle(Event::Tick).await;
         loop {
             if let Some(ended) = self.ended.take() {
+                if self.running.once {
+                    self.hooks.finish().await;
+                }
                 if let Ok(exit) = &ended
                     && self.running.once
                     && *exit != Exit::Stopped
@@ -208,6 +217,7 @@ impl Loop {
         for effect in self.state.handle(event, Instant::now()) {
             self.perform(effect).await;
         }
+        self.hooks.even(self.state.is_even(), self.state.totals().ops);
     }
 
     async fn perform(&mut self, effect: Effect) {
@@ -361,6 +371,7 @@ impl Loop {
         match report {
             Report::Problem(problem) => {
                 self.count(Counter::Problems, 1);
+                self.hooks.problem(&problem);
                 self.notice(|mirror| Notice::Problem { mirror, problem });
             }
             Report::Solved(path) => self.notice(|mirror| Notice::Solved { mirror, path }),

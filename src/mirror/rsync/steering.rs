@@ -145,6 +145,12 @@ impl State {
         }
     }
 
+    /// Is everything mirrored, as far as anything was heard of?
+    #[must_use]
+    pub fn is_even(&self) -> bool {
+        self.ready && self.is_idle() && self.pending_count() == 0 && self.problems.is_empty()
+    }
+
     /// Is nothing begun?
     #[must_use]
     pub fn is_paused(&self) -> bool {
