@@ -83,6 +83,11 @@ impl Mirror {
         self.walk_not_before = None;
     }
 
+    /// Nobody waits any more but these.
+    pub fn forget_flushes(&mut self, waits: impl Fn(u64) -> bool) {
+        self.flushes.waiting.retain(|flush| waits(flush.token));
+    }
+
     /// Ends what has nothing more to wait for.
     pub(super) fn end_flushes(&mut self, now: Instant) {
         let waiting = &self.flushes.waiting;

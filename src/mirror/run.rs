@@ -346,6 +346,7 @@ impl Loop {
     async fn take(&mut self, came: Came) -> Result<Option<Exit>> {
         match came {
             Came::Event(event) => {
+                self.forget_who_left();
                 self.handle(event);
                 self.more_of_the_walk();
             }

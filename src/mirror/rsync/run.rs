@@ -186,7 +186,10 @@ impl Loop {
                 _ = progress.tick(), if !self.ready => Came::Progress,
             };
             match came {
-                Came::Event(event) => self.handle(event).await,
+                Came::Event(event) => {
+                    self.forget_who_left();
+                    self.handle(event).await;
+                }
                 Came::Ended(run, outcome) => self.handle(Event::Ended { run, outcome }).await,
                 Came::Steer(steer) => self.steer(steer).await,
                 Came::Progress => self.progress(),
@@ -433,14 +436,11 @@ impl Loop {
             Steer::Pending(answer) => drop(answer.send(self.state.pending())),
             Steer::Standing(answer) => drop(answer.send(Box::new(self.standing()))),
             Steer::Flush(answer) => {
-                self.flushes.retain(|_, answer| !answer.is_closed());
                 let token = self.running.source.next_barrier();
                 self.flushes.insert(token, answer);
-                let heard = self.running.events.is_none();
+                let watched = self.running.events.is_some();
+                let heard = !(watched && self.running.source.barrier(token));
                 self.handle(Event::Flush { token, heard }).await;
-                if !heard && !self.running.source.barrier(token) {
-                    self.handle(Event::Flush { token, heard: true }).await;
-                }
             }
             Steer::Pause(answer) => {
                 self.handle(Event::Pause).await;
@@ -451,6 +451,15 @@ impl Loop {
                 self.handle(Event::Resume { confirm }).await;
                 let _ = answer.send(resumed);
             }
+        }
+    }
+
+    /// Who does not wait any more is forgotten.
+    fn forget_who_left(&mut self) {
+        if self.flushes.values().any(oneshot::Sender::is_closed) {
+            self.flushes.retain(|_, answer| !answer.is_closed());
+            let waits = &self.flushes;
+            self.state.forget_flushes(|token| waits.contains_key(&token));
         }
     }
 

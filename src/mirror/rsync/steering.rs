@@ -71,6 +71,11 @@ impl State {
         self.collate.hurry(now);
     }
 
+    /// Nobody waits any more but these.
+    pub fn forget_flushes(&mut self, waits: impl Fn(u64) -> bool) {
+        self.flushes.waiting.retain(|flush| waits(flush.token));
+    }
+
     /// Ends what has nothing more to wait for.
     pub(super) fn end_flushes(&mut self, now: Instant) {
         if self.flushes.waiting.is_empty() {

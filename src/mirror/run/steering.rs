@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use lsync_protocol::path::Escaped;
+use tokio::sync::oneshot;
 
 use super::super::Event;
 use super::super::flush::PROBLEMS_MAX;
@@ -16,16 +17,13 @@ impl Loop {
             Steer::Pending(answer) => drop(answer.send(self.mirror.pending())),
             Steer::Standing(answer) => drop(answer.send(Box::new(self.standing()))),
             Steer::Flush(answer) => {
-                // Whoever gave up waiting is forgotten here, at the latest.
-                self.flushes.retain(|_, answer| !answer.is_closed());
                 let token = self.running.source.next_barrier();
                 self.flushes.insert(token, answer);
-                // Nothing is heard of a source that is not watched.
-                let heard = self.running.events.is_none();
+                // Nothing is heard of a source that is not watched. What is said by the watch is
+                // not read before this is handled.
+                let watched = self.running.events.is_some();
+                let heard = !(watched && self.running.source.barrier(token));
                 self.handle(Event::Flush { token, heard });
-                if !heard && !self.running.source.barrier(token) {
-                    self.handle(Event::Flush { token, heard: true });
-                }
             }
             Steer::Pause(answer) => {
                 self.handle(Event::Pause);
@@ -36,6 +34,15 @@ impl Loop {
                 self.handle(Event::Resume { confirm });
                 let _ = answer.send(resumed);
             }
+        }
+    }
+
+    /// Who does not wait any more is forgotten.
+    pub(super) fn forget_who_left(&mut self) {
+        if self.flushes.values().any(oneshot::Sender::is_closed) {
+            self.flushes.retain(|_, answer| !answer.is_closed());
+            let waits = &self.flushes;
+            self.mirror.forget_flushes(|token| waits.contains_key(&token));
         }
     }
 

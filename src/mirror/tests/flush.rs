@@ -174,6 +174,23 @@ fn what_failed_is_told_and_not_waited_for() {
 }
 
 #[test]
+fn whoever_has_left_is_not_waited_for() {
+    let mut world = World::live(rules(), &TREE);
+    world.cut();
+    world.write("f", 9);
+    hear_all(&mut world);
+    flush(&mut world, 1);
+    assert!(world.mirror.next().is_some(), "it looks again and again");
+    world.mirror.forget_flushes(|_| false);
+    world.handle(Event::Tick);
+    assert_eq!(world.mirror.next(), None);
+    world.connect();
+    world.settle_for(10);
+    world.assert_equal();
+    assert_eq!(world.flushed, []);
+}
+
+#[test]
 fn nothing_is_begun_while_paused_and_all_goes_on_after() {
     for steps in 0..60 {
         let mut world = World::live(rules(), &TREE);
