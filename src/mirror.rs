@@ -512,7 +512,7 @@ impl Mirror {
         if self.before != Some(standing) {
             let crashed = self.before.is_some_and(|(boot, _)| boot != welcome.boot);
             let (unwritten, more) =
-                if crashed { self.recent.unwritten(now) } else { Default::default() };
+                if crashed { self.recent.unwritten() } else { Default::default() };
             for path in unwritten {
                 self.collate.mark(&path, Marks::CONTENT.with(Marks::WRITTEN), now);
             }

@@ -30,6 +30,8 @@ struct Sent {
 pub(super) struct Recent {
     sent: BTreeMap<RelPath, Sent>,
     order: VecDeque<(Instant, RelPath)>,
+    /// When the last one was finished: then at least the target's host was up.
+    last: Option<Instant>,
     /// There were too many: until then some are missing here.
     too_many: Option<Instant>,
 }
@@ -39,6 +41,7 @@ impl Recent {
     pub(super) fn sent(&mut self, path: &RelPath, small: bool, now: Instant) {
         self.sent.insert(path.clone(), Sent { at: now, small });
         self.order.push_back((now, path.clone()));
+        self.last = Some(now);
         while let Some((at, path)) = self.order.front() {
             let fresh = *at + WRITTEN_BACK > now;
             if fresh && self.order.len() <= MAX {
@@ -79,12 +82,13 @@ impl Recent {
         }
     }
 
-    /// The target's host has started anew: which contents may not be there, and whether these are
-    /// not all.
-    pub(super) fn unwritten(&mut self, now: Instant) -> (Vec<RelPath>, bool) {
-        let Recent { sent, too_many, .. } = std::mem::take(self);
-        let fresh = sent.into_iter().filter(|(_, sent)| sent.at + WRITTEN_BACK > now);
-        (fresh.map(|(path, _)| path).collect(), too_many.is_some_and(|until| until > now))
+    /// The target's host has started anew, nobody knows when it stopped: which contents may not be
+    /// there, and whether these are not all.
+    pub(super) fn unwritten(&mut self) -> (Vec<RelPath>, bool) {
+        let Recent { sent, last, too_many, .. } = std::mem::take(self);
+        let Some(last) = last else { return Default::default() };
+        let fresh = sent.into_iter().filter(|(_, sent)| sent.at + WRITTEN_BACK > last);
+        (fresh.map(|(path, _)| path).collect(), too_many.is_some_and(|until| until > last))
     }
 }
 
@@ -121,15 +125,18 @@ mod tests {
         }
         recent.renamed(&path("d"), &path("g"));
         recent.renamed(&path("e/a"), &path("g/b"));
-        let (names, more) = recent.unwritten(now + WRITTEN_BACK / 2);
+        let (names, more) = recent.unwritten();
         assert_eq!((names, more), (vec![path("f"), path("g/a"), path("g/b")], false));
-        assert_eq!(recent.unwritten(now), (Vec::new(), false));
-        recent.sent(&path("f"), false, now);
-        assert_eq!(recent.unwritten(now + WRITTEN_BACK), (Vec::new(), false));
+        assert_eq!(recent.unwritten(), (Vec::new(), false));
+        // What counts is what was finished by then, not how long nobody was there.
+        recent.sent(&path("old"), false, now);
+        recent.sent(&path("f"), false, now + WRITTEN_BACK / 2);
+        recent.sent(&path("g"), false, now + WRITTEN_BACK);
+        assert_eq!(recent.unwritten(), (vec![path("f"), path("g")], false));
         for n in 0..=MAX {
             recent.sent(&path(&n.to_string()), true, now);
         }
-        let (names, more) = recent.unwritten(now + LATE);
+        let (names, more) = recent.unwritten();
         assert_eq!((names.len(), more), (MAX, true));
     }
 }

@@ -317,8 +317,8 @@ fn the_link_may_break_anywhere() {
 
 #[test]
 fn what_a_power_cut_took_from_the_target_is_found() {
-    // Size and time are there, what was sent a moment ago is not.
-    for renamed in [false, true] {
+    // Size and time are there, what was sent a moment before is not.
+    for (renamed, off) in [(false, 0), (true, 0), (false, 3600), (true, 3600)] {
         let mut world = World::live(rules(), &TREE);
         world.now += std::time::Duration::from_secs(3600);
         world.write("d/x", 31);
@@ -335,6 +335,8 @@ fn what_a_power_cut_took_from_the_target_is_found() {
         }
         let (sent, old) = (world.sent.len(), world.target[&path("g")].clone());
         world.boot += 1;
+        // However long the host was off.
+        world.now += std::time::Duration::from_secs(off);
         world.connect();
         world.settle_for(60);
         world.assert_equal();
