@@ -400,14 +400,21 @@ impl Cell {
         fs::create_dir_all(self.stage.t("keep")).unwrap();
         let mut file = fs::File::create(&ballast).unwrap();
         let page = vec![1; 4096];
-        while std::io::Write::write_all(&mut file, &page).is_ok() {}
-        drop(file);
         self.steps(20);
-        self.versions += 1;
-        self.put("too large", &version(self.versions, 1 << 20));
-        let push = &self.push;
         let full = |line: &serde_json::Value| line["cause"].to_string().contains("no space left");
-        wait_until("the full disk is told", || push.events("problem").iter().any(full));
+        wait_until("the full disk is told", || {
+            while std::io::Write::write_all(&mut file, &page).is_ok() {}
+            // What was still on its way may have removed more than this: then there was room for it.
+            let size = |path: PathBuf| path.metadata().map(|meta| meta.len()).ok();
+            let name = "too large";
+            if size(self.stage.s(name)) == size(self.stage.t(name)) {
+                self.versions += 1;
+                let len = (1 << 20) + usize::try_from(self.versions % 1000).unwrap();
+                put(&self.stage, name, &version(self.versions, len));
+            }
+            self.push.events("problem").iter().any(full)
+        });
+        drop(file);
         fs::remove_file(&ballast).unwrap();
         self.steps(5);
     }
