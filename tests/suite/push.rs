@@ -57,6 +57,8 @@ mod mapping;
 mod moved;
 #[path = "push/ordinary.rs"]
 mod ordinary;
+#[path = "push/power.rs"]
+mod power;
 #[path = "push/problems.rs"]
 mod problems;
 #[path = "push/rate.rs"]

@@ -27,6 +27,8 @@ pub struct World {
     port: u16,
     sshd: Option<Child>,
     extra: String,
+    /// What stands in the place of the host's boot id.
+    boot: Option<String>,
     /// Where commands on the far side keep their caches.
     cache: PathBuf,
 }
@@ -77,7 +79,7 @@ impl World {
         let dir = tempfile::Builder::new().prefix("lsyncd-world").tempdir().unwrap();
         let port = free_port();
         let cache = cache.unwrap_or_else(|| dir.path().join("remote/.cache"));
-        let mut world = World { dir, port, sshd: None, extra: extra.to_owned(), cache };
+        let mut world = World { dir, port, sshd: None, extra: extra.to_owned(), boot: None, cache };
         for sub in ["home/.ssh", "remote", "etc", "run"] {
             std::fs::create_dir_all(world.path(sub)).unwrap();
         }
@@ -214,7 +216,18 @@ impl World {
             .into_iter()
             .find(|path| Path::new(path).exists())
             .unwrap_or_else(|| panic!("no sshd here: apt-get install openssh-server"));
-        let child = Command::new(sshd)
+        let mut command = match &self.boot {
+            None => Command::new(sshd),
+            Some(id) => {
+                std::fs::write(self.path("etc/boot_id"), format!("{id}\n")).unwrap();
+                let mut command = Command::new("unshare");
+                let script = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id; exec "$@""#;
+                command.args(["--mount", "--propagation=slave", "sh", "-ec", script]);
+                command.arg(self.path("etc/boot_id")).arg(sshd);
+                command
+            }
+        };
+        let child = command
             .args(["-D", "-f"])
             .arg(self.path("etc/sshd_config"))
             .arg("-E")
@@ -257,6 +270,12 @@ impl World {
             self.stop();
         }
         self.start();
+    }
+
+    /// Starts sshd on a host that has just been booted, with this boot id; only for root.
+    pub fn restart_as_booted(&mut self, id: &str) {
+        self.boot = Some(id.to_owned());
+        self.restart();
     }
 
     /// Cuts all connections, as a network would: what ran in them gets end of file.
