@@ -82,7 +82,7 @@ async fn frames<R: AsyncRead + Unpin>(
 ) -> End {
     let mut told = Told::default();
     loop {
-        let frame = match next(reader, answers, shared).await {
+        let frame = match next(reader, answers).await {
             Ok(frame) => frame,
             Err(end) => return end,
         };
@@ -150,7 +150,6 @@ impl Told {
 async fn next<R: AsyncRead + Unpin>(
     reader: &mut R,
     answers: &mpsc::Sender<Vec<u8>>,
-    _shared: &Shared,
 ) -> Result<Frame, End> {
     let mut header = [0; HEADER];
     let mut silences = 0;
@@ -306,4 +305,63 @@ fn give(credit: &tokio::sync::Semaphore, bytes: u32, all: usize) {
 /// A content that could not be taken: what the mirror hears.
 pub(super) fn not_taken(id: u64, why: String) -> Carried {
     Carried::NotBuilt { id, why: NotBuilt::Failed(why) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn frame(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        lsync_protocol::frame::encode(message, 0, &mut bytes);
+        bytes
+    }
+
+    /// What is asked of an end that says nothing, from here on.
+    async fn is_silent(heard: &mut mpsc::Receiver<Vec<u8>>, start: Instant, end: &End) {
+        assert!(matches!(end, End::Silent));
+        assert_eq!(start.elapsed(), SILENCE * SILENCES_MAX);
+        for n in 1..SILENCES_MAX {
+            assert_eq!(heard.recv().await, Some(frame(&Message::Ping(n.into()))));
+        }
+        assert!(heard.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_says_nothing_is_asked_and_then_given_up() {
+        let (answers, mut heard) = mpsc::channel(8);
+        let warning = frame(&Message::Warning { text: "w".into() });
+        // Nothing at all, and in the middle of what it said.
+        for said in [0, 1, HEADER - 1, HEADER, warning.len() - 1] {
+            let (near, mut far) = tokio::io::duplex(1000);
+            far.write_all(&warning[..said]).await.unwrap();
+            let start = Instant::now();
+            let end = next(&mut BufReader::new(near), &answers).await.err().unwrap();
+            is_silent(&mut heard, start, &end).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_slow_is_heard() {
+        let (answers, mut heard) = mpsc::channel(8);
+        let warning = frame(&Message::Warning { text: "late".into() });
+        let (near, mut far) = tokio::io::duplex(1000);
+        let said = warning.clone();
+        let slow = tokio::spawn(async move {
+            for byte in said {
+                tokio::time::sleep(SILENCE * SILENCES_MAX - Duration::from_secs(1)).await;
+                far.write_all(&[byte]).await.unwrap();
+            }
+            far
+        });
+        let frame = next(&mut BufReader::new(near), &answers).await.ok().unwrap();
+        assert!(matches!(frame.message, Message::Warning { text } if text == "late"));
+        // It was asked meanwhile; and where nobody takes the questions, that holds nothing up.
+        assert!(heard.try_recv().is_ok());
+        drop(slow.await.unwrap());
+    }
 }

@@ -154,6 +154,38 @@ fn what_holds_a_flush_up_is_said() {
     push.terminate();
 }
 
+/// The far end takes nothing any more: all that can be on the way is on the way.
+#[test]
+fn a_full_link_holds_no_answer_up() {
+    let stage = Stage::new(Way::Ssh);
+    plant(&stage.source());
+    let push = stage.live(&["--name", "web"]);
+    stage.world().signal_sessions(Signal::STOP);
+    for i in 0..8 {
+        fs::write(stage.s(format!("large {i}")), noise(i, 8 << 20)).unwrap();
+    }
+    for i in 0..3000 {
+        fs::write(stage.s(format!("dir/{i}")), noise(i, 2000)).unwrap();
+    }
+    // What is sent does not grow any more: a socket's buffers, ssh's window and the credits are full.
+    let mut sent = Value::Null;
+    wait_until("nothing goes over any more", || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let before = std::mem::replace(&mut sent, status(&stage)["sent_bytes"].take());
+        sent.as_u64() > Some(1 << 20) && sent == before
+    });
+    assert!(status(&stage)["dirty"].as_u64() > Some(1000), "{}", status(&stage));
+    let late = ask(&stage, &["flush", "--timeout", "0.2"]);
+    assert_eq!(late.code, Some(25), "{late:?}");
+    fine(&ask(&stage, &["pause"]));
+    fine(&ask(&stage, &["resume"]));
+    assert!(push.events("lost").is_empty(), "{}", push.said());
+    stage.world().signal_sessions(Signal::CONT);
+    fine(&ask(&stage, &["flush", "--timeout", "60"]));
+    is_equal(&stage, "the link goes on");
+    push.terminate();
+}
+
 #[test]
 fn a_flush_tells_what_could_not_be_mirrored() {
     if !is_root() {
