@@ -146,8 +146,14 @@ pub fn hides_an_option(target: &[u8]) -> bool {
         Some(_) => rest.iter().position(|&b| b == b'/').or(Some(rest.len())),
         None => rest.iter().position(|&b| b == b':'),
     };
+    target.starts_with(b"-") || end.is_some_and(|end| parts_hide_one(&rest[..end]))
+}
+
+/// The same of a user and a host: not all programs take the last `@` for the one before the host,
+/// nor look for the end of an address in brackets.
+fn parts_hide_one(login: &[u8]) -> bool {
     let hyphen = |part: &[u8]| part.strip_prefix(b"[").unwrap_or(part).starts_with(b"-");
-    target.starts_with(b"-") || end.is_some_and(|end| rest[..end].split(|&b| b == b'@').any(hyphen))
+    login.split(|&b| b == b'@').any(hyphen)
 }
 
 fn has_module(path: &[u8]) -> Result<(), BadTarget> {
@@ -281,8 +287,7 @@ fn user_and_host(login: &[u8]) -> Result<(Option<String>, String), BadTarget> {
 }
 
 fn user(bytes: &[u8]) -> Result<String, BadTarget> {
-    // Not all programs take the last `@` for the one before the host.
-    if bytes.split(|&b| b == b'@').any(|part| part.starts_with(b"-")) {
+    if parts_hide_one(bytes) {
         return Err(BadTarget::Hyphen);
     }
     let text = std::str::from_utf8(bytes).map_err(|_| BadTarget::User)?;
@@ -437,6 +442,7 @@ mod tests {
             ("me@-oProxyCommand=x:dir", BadTarget::Hyphen),
             ("-l@host:dir", BadTarget::Hyphen),
             ("me@-oProxyCommand=x@host:dir", BadTarget::Hyphen),
+            ("me@h@[-x@host:dir", BadTarget::Hyphen),
             ("ho st:dir", BadTarget::HostByte(' ')),
             ("ho$st:dir", BadTarget::HostByte('$')),
             ("ho\u{1b}st:dir", BadTarget::HostByte('\u{fffd}')),
