@@ -30,8 +30,6 @@ struct Sent {
 pub(super) struct Recent {
     sent: BTreeMap<RelPath, Sent>,
     order: VecDeque<(Instant, RelPath)>,
-    /// When the last one was finished: then at least the target's host was up.
-    last: Option<Instant>,
     /// There were too many: until then some are missing here.
     too_many: Option<Instant>,
 }
@@ -41,7 +39,6 @@ impl Recent {
     pub(super) fn sent(&mut self, path: &RelPath, small: bool, now: Instant) {
         self.sent.insert(path.clone(), Sent { at: now, small });
         self.order.push_back((now, path.clone()));
-        self.last = Some(now);
         while let Some((at, path)) = self.order.front() {
             let fresh = *at + WRITTEN_BACK > now;
             if fresh && self.order.len() <= MAX {
@@ -85,8 +82,9 @@ impl Recent {
     /// The target's host has started anew, nobody knows when it stopped: which contents may not be
     /// there, and whether these are not all.
     pub(super) fn unwritten(&mut self) -> (Vec<RelPath>, bool) {
-        let Recent { sent, last, too_many, .. } = std::mem::take(self);
-        let Some(last) = last else { return Default::default() };
+        let Recent { sent, too_many, .. } = std::mem::take(self);
+        // When the last one was finished, the host was up.
+        let Some(last) = sent.values().map(|sent| sent.at).max() else { return Default::default() };
         let fresh = sent.into_iter().filter(|(_, sent)| sent.at + WRITTEN_BACK > last);
         (fresh.map(|(path, _)| path).collect(), too_many.is_some_and(|until| until > last))
     }
