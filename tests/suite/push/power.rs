@@ -58,7 +58,6 @@ fn change(stage: &Stage) {
     let mut flush = stage.lsyncd();
     flush.args(["flush", "--timeout", "60"]);
     Push::start(flush).end().fine();
-    stage.settles();
 }
 
 #[test]
