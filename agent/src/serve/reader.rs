@@ -188,6 +188,9 @@ impl Reader<'_> {
                 .decode(header, body)
                 .map_err(|error| ServeError::Broken(error.to_string()))?;
             if matches!(frame.message, Message::Bye) {
+                // Once this is finished nobody waits for us: what is open goes first.
+                (self.doors.ended)();
+                self.stages.clear();
                 let _ = self.doors.orders.send(Orders::Finish);
                 return Ok(Goodbye::Said);
             }

@@ -176,6 +176,25 @@ fn a_stage_that_is_given_up_or_cut_off_leaves_nothing() {
     assert!(world.stages().is_empty());
 }
 
+#[test]
+fn what_is_open_at_a_goodbye_is_gone_when_the_agent_is() {
+    let one = || {
+        let world = World::new();
+        let mut peer = world.connect();
+        open(&mut peer, 1, "");
+        open(&mut peer, 2, "");
+        peer.send(&Message::Bye, b"");
+        assert!(peer.cut().is_ok());
+        assert_eq!(world.stages(), [] as [std::path::PathBuf; 0]);
+    };
+    // Whether one of its threads is late is a matter of luck: more of them than there are cores.
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| (0..40).for_each(|_| one()));
+        }
+    });
+}
+
 /// Writing to stages fails.
 struct Full;
 
