@@ -13,6 +13,8 @@ mod deploy;
 mod docs;
 #[path = "suite/faults.rs"]
 mod faults;
+#[path = "suite/gauge.rs"]
+mod gauge;
 #[path = "suite/house.rs"]
 mod house;
 #[path = "suite/legacy.rs"]

@@ -23,6 +23,7 @@ use lsync_protocol::xattr::Classes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::super::gauge;
 use super::super::ssh::script;
 use super::{Ended, Push, Stage, Way};
 
@@ -254,23 +255,16 @@ fn mirrored(stage: &Stage, play: Arc<Play>) -> Came {
     let mut height = 0;
     let end = Instant::now() + Duration::from_secs(90);
     while push.is_running() {
-        height = height.max(height_of(push.pid()));
+        height = height.max(gauge::height(push.pid()));
         assert!(Instant::now() < end, "it hangs; {}", push.said());
         std::thread::sleep(Duration::from_millis(3));
     }
+    assert!(height > 0, "its memory was never looked at");
     let ended = push.end();
     over.store(true, Ordering::SeqCst);
     drop(TcpStream::connect(("127.0.0.1", port)));
     let links = agents.join().unwrap();
     Came { ended, height, links }
-}
-
-/// The height of a process's memory, in bytes.
-fn height_of(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 /// Something of every kind of thing that is sent.
