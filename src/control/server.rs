@@ -112,7 +112,11 @@ impl Control {
             match own_dir(dir) {
                 Ok(()) => {
                     sweep(dir);
-                    return Control::at(&dir.join(format!("{}.{ENDING}", std::process::id())));
+                    let pid = std::process::id();
+                    // One that is bound and does not listen yet refuses, as the dead do: others
+                    // that start now would sweep it away. It gets its name once it listens.
+                    let made = Control::at(&dir.join(format!("{pid}.new")))?;
+                    return made.moved_to(dir.join(format!("{pid}.{ENDING}")));
                 }
                 Err(error) => last = last.or(Some((dir, error))),
             }
@@ -155,6 +159,17 @@ impl Control {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
         let made = std::fs::symlink_metadata(path).map_err(failed)?;
         Ok(Control { listener, path: path.to_owned(), identity: (made.dev(), made.ino()) })
+    }
+
+    fn moved_to(mut self, path: PathBuf) -> Result<Control> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        // The same number may run in another container that shares the directory.
+        renameat_with(CWD, &self.path, CWD, &path, RenameFlags::NOREPLACE).map_err(|error| {
+            Error::failed(format!("cannot make the control socket {}", shown(&path)))
+                .because(io::Error::from(error))
+        })?;
+        self.path = path;
+        Ok(self)
     }
 
     /// Where it stands.

@@ -285,6 +285,32 @@ fn deletes_that_a_guard_stopped_happen_when_they_are_confirmed() {
 }
 
 #[test]
+fn processes_that_start_at_once_keep_their_sockets() {
+    let stage = Stage::new(Way::Local);
+    // Each sweeps away what nobody listens at: not those that are about to.
+    let names: Vec<String> = (0..24).map(|n| format!("m{n:02}")).collect();
+    let start = |name: &String| {
+        let source = stage.path(format!("source-{name}"));
+        fs::create_dir(&source).unwrap();
+        let mut one = stage.lsyncd();
+        one.args(["push", "--json", "--name", name]).arg(source);
+        one.arg(stage.path(format!("target-{name}")));
+        Push::start(one)
+    };
+    let all: Vec<Push> = names.iter().map(start).collect();
+    for one in &all {
+        one.wait_event("ready");
+    }
+    let ended = ask(&stage, &["status", "--json"]);
+    let processes = ended.lines[0]["processes"].as_array().unwrap().clone();
+    let mirrors = processes.iter().flat_map(|one| one["mirrors"].as_array().unwrap().clone());
+    let mut there: Vec<String> =
+        mirrors.map(|mirror| mirror["name"].as_str().unwrap().to_owned()).collect();
+    there.sort();
+    assert_eq!(there, names);
+}
+
+#[test]
 fn of_several_mirrors_those_are_meant_that_are_named() {
     let stage = Stage::new(Way::Local);
     plant(&stage.source());
